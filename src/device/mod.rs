@@ -1,0 +1,1 @@
+//! Devices: making, configuring, adopting and removing them.

@@ -1,0 +1,9 @@
+//! The edge of Tapestry: everything that touches the kernel, the disk or an operator.
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod device;
+pub mod io;

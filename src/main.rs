@@ -1,0 +1,7 @@
+//! The daemon and its command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

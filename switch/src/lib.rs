@@ -1,0 +1,2 @@
+//! A sans-IO virtual switch.
+#![forbid(unsafe_code)]

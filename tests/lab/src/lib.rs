@@ -1,0 +1,1 @@
+//! Namespaces, peers, traffic and captures for Tapestry's tests, benches and demo.
