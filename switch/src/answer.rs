@@ -38,7 +38,7 @@ impl Reply {
 /// RFC 1122 section 3.2.2, RFC 4443 section 2.4).
 pub(crate) fn may_be_told(frame: &Frame<'_>, ethernet: &Ethernet) -> bool {
     let Some(l3) = frame.head.get(ethernet.l3..) else { return false };
-    match ethernet.ethertype {
+    match ethernet.l3_type {
         EtherType::IPV4 => ipv4_may_be_told(l3),
         EtherType::IPV6 => ipv6_may_be_told(l3),
         _ => false,
@@ -100,8 +100,8 @@ pub(crate) fn too_big(frame: &Frame<'_>, ethernet: &Ethernet, mtu: u16) -> Optio
     let quote = l3.get(..QUOTE.min(l3.len()))?;
     let mut reply = Reply { bytes: [0; ANSWER_MAX], len: 0 };
     let (header, l3) = reply.bytes.split_first_chunk_mut::<14>()?;
-    emit_ethernet(header, ethernet.src, ethernet.dst, ethernet.ethertype);
-    let l3_len = if ethernet.ethertype == EtherType::IPV4 {
+    emit_ethernet(header, ethernet.src, ethernet.dst, ethernet.l3_type);
+    let l3_len = if ethernet.l3_type == EtherType::IPV4 {
         emit_ipv4(l3, quote, mtu)?
     } else {
         emit_ipv6(l3, quote, mtu)?

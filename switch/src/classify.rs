@@ -1,7 +1,7 @@
 //! What a frame is and which segment it belongs to, before anybody asks where it goes.
 
 use crate::reason::DropReason;
-use crate::topology::{Port, Segment, Topology, Vtep};
+use crate::topology::{Port, PortMode, Segment, Topology, Vtep};
 use encap::{EtherType, Ethernet, EthernetError, StationMac, VlanId, vxlan};
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cast {
     /// One station.
-    Unicast(StationMac),
+    Unicast,
     /// Broadcast or multicast.
     Group,
 }
@@ -26,15 +26,15 @@ pub(crate) struct Admitted {
 #[inline]
 pub(crate) fn admit(head: &[u8]) -> Result<Admitted, DropReason> {
     let ethernet = Ethernet::parse(head).map_err(|error| match error {
-        EthernetError::Truncated { .. } => DropReason::FrameTruncated,
-        EthernetError::TagTruncated { .. } => DropReason::TagTruncated,
+        EthernetError::Runt { .. } => DropReason::FrameTruncated,
+        EthernetError::TruncatedTag { .. } => DropReason::TagTruncated,
     })?;
     let source = ethernet.src.station().ok_or(DropReason::SourceMacInvalid)?;
     if ethernet.ethertype == EtherType::MAC_CONTROL {
         return Err(DropReason::MacControl);
     }
     let cast = match ethernet.dst.station() {
-        Some(station) => Cast::Unicast(station),
+        Some(_) => Cast::Unicast,
         None if ethernet.dst.is_link_local() => return Err(DropReason::LinkLocal),
         None if ethernet.dst.is_group() => Cast::Group,
         None => return Err(DropReason::DestMacInvalid),
@@ -42,13 +42,21 @@ pub(crate) fn admit(head: &[u8]) -> Result<Admitted, DropReason> {
     Ok(Admitted { ethernet, source, cast })
 }
 
-/// The VLAN that a frame's tag names; a priority tag names none (IEEE 802.1Q section 9.6).
+/// The tag of a frame, as far as it names anything: a priority tag is as good as none (IEEE 802.1Q
+/// section 9.6), and a service tag is none of a customer bridge's business.
+enum Named {
+    Untagged,
+    Vlan(VlanId),
+    Foreign,
+}
+
 #[inline]
-fn vlan(ethernet: &Ethernet) -> Result<Option<VlanId>, DropReason> {
+fn named(ethernet: &Ethernet) -> Named {
     match ethernet.tag {
-        None => Ok(None),
-        Some(tag) if tag.vid == 0 => Ok(None),
-        Some(tag) => VlanId::new(tag.vid).map(Some).map_err(|_| DropReason::VlanUnknown),
+        None => Named::Untagged,
+        Some(tag) if tag.tpid != EtherType::VLAN => Named::Foreign,
+        Some(tag) if tag.is_priority() => Named::Untagged,
+        Some(tag) => tag.vlan().map_or(Named::Foreign, Named::Vlan),
     }
 }
 
@@ -59,12 +67,12 @@ pub(crate) fn from_port<'t>(
     port: &Port,
     ethernet: &Ethernet,
 ) -> Result<&'t Segment, DropReason> {
-    let vlan = vlan(ethernet)?;
-    let id = port.mode.segment(vlan).ok_or(match (&port.mode, vlan) {
-        (crate::PortMode::Access(_), _) => DropReason::VlanTagged,
-        (crate::PortMode::Trunk { .. }, None) => DropReason::VlanUntagged,
-        (crate::PortMode::Trunk { .. }, Some(_)) => DropReason::VlanUnknown,
-    })?;
+    let id = match (named(ethernet), &port.mode) {
+        (Named::Untagged, mode) => mode.segment(None).ok_or(DropReason::VlanUntagged)?,
+        (_, PortMode::Access(_)) => return Err(DropReason::VlanTagged),
+        (Named::Vlan(vlan), mode) => mode.segment(Some(vlan)).ok_or(DropReason::VlanUnknown)?,
+        (Named::Foreign, PortMode::Trunk { .. }) => return Err(DropReason::VlanUnknown),
+    };
     topology.segment(id).ok_or(DropReason::PortDown)
 }
 
@@ -97,8 +105,8 @@ pub(crate) fn from_underlay(
 /// A frame from a tunnel is untagged, but for a mere priority (RFC 7348 section 6.1).
 #[inline]
 pub(crate) fn untagged(ethernet: &Ethernet) -> Result<(), DropReason> {
-    match vlan(ethernet) {
-        Ok(None) => Ok(()),
-        _ => Err(DropReason::InnerVlan),
+    match named(ethernet) {
+        Named::Untagged => Ok(()),
+        Named::Vlan(_) | Named::Foreign => Err(DropReason::InnerVlan),
     }
 }

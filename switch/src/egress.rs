@@ -11,6 +11,9 @@ use core::convert::Infallible;
 use encap::{EtherType, Ethernet, FlowHash, Frame, Head, Tag, VlanId};
 use fdb::VtepId;
 
+/// Bytes of an 802.1Q tag.
+const TAG: i16 = 4;
+
 /// How a decision names its VTEPs.
 pub(crate) trait Remotes {
     fn vteps(&self) -> &[VtepId];
@@ -35,6 +38,7 @@ pub(crate) struct Egress<'a> {
     pub(crate) counters: &'a Counters,
     pub(crate) admitted: &'a Admitted,
     pub(crate) frame: &'a Frame<'a>,
+    pub(crate) seed: u64,
 }
 
 impl Egress<'_> {
@@ -72,7 +76,7 @@ impl Egress<'_> {
     #[inline]
     fn to_remote(&self, vteps: &[VtepId], sink: &mut impl Sink) {
         let ethernet = &self.admitted.ethernet;
-        let flow = FlowHash::of(self.frame.head);
+        let flow = FlowHash::of(self.frame.head, self.seed);
         let tos = traffic_class(self.frame.head, ethernet);
         let remote = Remote { vteps, vni: self.segment.spec.vni, flow, tos };
         tagged(self.frame, ethernet.tag, None, |frame| sink.to_vteps(remote, frame));
@@ -113,9 +117,9 @@ pub(crate) fn tagged(
     then: impl FnOnce(&Frame<'_>),
 ) {
     let wants = wants.map(|vlan| Tag {
-        vid: vlan.get(),
         pcp: has.map_or(0, |tag| tag.pcp),
         dei: has.is_some_and(|tag| tag.dei),
+        ..Tag::new(vlan)
     });
     if wants == has {
         return then(frame);
@@ -123,19 +127,19 @@ pub(crate) fn tagged(
     let mut head = Head::copy_of(frame.head);
     let mut shift = 0;
     if has.is_some() && head.pop_tag().is_some() {
-        shift -= 4;
+        shift -= TAG;
     }
-    if let Some(tag) = wants {
-        head.push_tag(tag);
-        shift += 4;
+    // A head that was copied has room for a tag, and what was admitted has two MAC addresses.
+    if wants.is_some_and(|tag| head.push_tag(tag).is_ok()) {
+        shift += TAG;
     }
-    then(&Frame { head: head.as_slice(), body: frame.body, offload: frame.offload.shifted(shift) });
+    then(&head.frame(frame, frame.offload.shifted(shift)));
 }
 
 /// The IPv4 TOS or IPv6 traffic class of a frame, zero for what is neither.
 #[inline]
 fn traffic_class(head: &[u8], ethernet: &Ethernet) -> u8 {
-    match (ethernet.ethertype, head.get(ethernet.l3..)) {
+    match (ethernet.l3_type, head.get(ethernet.l3..)) {
         (EtherType::IPV4, Some([_, tos, ..])) => *tos,
         (EtherType::IPV6, Some([high, low, ..])) => (high << 4) | (low >> 4),
         _ => 0,

@@ -9,8 +9,9 @@ use crate::forward::{self, Answer, Decision};
 use crate::reason::DropReason;
 use crate::sink::Sink;
 use crate::topology::{Segment, Topology};
-use encap::{Frame, Head, Offload, VlanId, ecn, vxlan};
-use fdb::{Dest, Learn, Lookup, PortId, Reader, Refusal, SegmentId, StationMac, Tick};
+use encap::ecn::{self, Ecn};
+use encap::{Frame, Head, Inet, Offload, StationMac, Tag, vxlan};
+use fdb::{Dest, Learn, Lookup, PortId, Reader, Refusal, SegmentId, Tick};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -65,14 +66,16 @@ pub struct Engine {
     fdb: Reader,
     counters: Arc<Counters>,
     events: Vec<Event>,
+    seed: u64,
 }
 
 impl Engine {
     /// An engine that forwards by `topology`, learns into the table behind `fdb` and counts in
-    /// `counters`, which must be its alone.
+    /// `counters`, which must be its alone. `seed` feeds the flow hash: the same for all workers of
+    /// a node, so that a flow keeps its outer source port wherever it is handled.
     #[must_use]
-    pub fn new(topology: Arc<Topology>, fdb: Reader, counters: Arc<Counters>) -> Self {
-        Self { topology, fdb, counters, events: Vec::with_capacity(EVENTS) }
+    pub fn new(topology: Arc<Topology>, fdb: Reader, counters: Arc<Counters>, seed: u64) -> Self {
+        Self { topology, fdb, counters, events: Vec::with_capacity(EVENTS), seed }
     }
 
     /// Forwards by `topology` from the next frame on.
@@ -166,7 +169,7 @@ impl Engine {
                 self.send(&topology, segment, &admitted, frame, &forward, sink)
             }
             Decision::Answer(answer) => {
-                let vlan = admitted.ethernet.tag.and_then(|tag| VlanId::new(tag.vid).ok());
+                let vlan = admitted.ethernet.tag.and_then(Tag::vlan);
                 reply(answer, frame, &admitted, |frame| {
                     tagged(frame, None, vlan, |frame| {
                         sink.to_port(port.id, port.spec.mtu, frame);
@@ -213,7 +216,7 @@ impl Engine {
     #[inline]
     fn look_up(&mut self, segment: &Segment, admitted: &Admitted, now: Tick) -> Lookup {
         match admitted.cast {
-            Cast::Unicast(mac) => self.fdb.lookup(segment.id, mac, now),
+            Cast::Unicast => self.fdb.lookup(segment.id, admitted.ethernet.dst, now),
             Cast::Group => Lookup::Unknown,
         }
     }
@@ -256,7 +259,7 @@ impl Engine {
         forward: &forward::Forward<'_, R>,
         sink: &mut impl Sink,
     ) -> Result<Done, DropReason> {
-        let egress = Egress { topology, segment, counters: &self.counters, admitted, frame };
+        let egress = Egress { topology, segment, counters: &self.counters, admitted, frame, seed: self.seed };
         egress.carry_out(forward, sink);
         Ok(Done::Forwarded)
     }
@@ -296,6 +299,18 @@ fn ecn_applied<'f>(
     outer_tos: u8,
     scratch: &'f mut Option<Head>,
 ) -> Result<Frame<'f>, DropReason> {
-    let _ = (admitted, outer_tos, scratch, ecn::NOT_ECT);
-    Ok(*frame)
+    let outer = Ecn::of_tos(outer_tos);
+    if matches!(outer, Ecn::NotEct | Ecn::Ect0) {
+        // Neither changes an inner field, whatever it is.
+        return Ok(*frame);
+    }
+    let Some(inet) = Inet::at(frame.head, &admitted.ethernet) else { return Ok(*frame) };
+    let inner = Ecn::of_tos(inet.tos);
+    let combined = ecn::decapsulate(outer, inner).map_err(|_| DropReason::EcnIllegal)?;
+    if combined == inner {
+        return Ok(*frame);
+    }
+    let head = scratch.insert(Head::copy_of(frame.head));
+    ecn::set(head.as_mut_slice(), &inet, combined);
+    Ok(head.frame(frame, frame.offload))
 }

@@ -75,11 +75,11 @@ pub(crate) fn from_port<'t>(
     };
     match (admitted.cast, lookup) {
         (Cast::Group, _) => flood(&segment.flood),
-        (Cast::Unicast(_), Lookup::Port(to)) if to == port.id => {
+        (Cast::Unicast, Lookup::Port(to)) if to == port.id => {
             Decision::Drop(DropReason::SamePort)
         }
-        (Cast::Unicast(_), Lookup::Port(to)) => to_port(topology, segment, to, admitted, frame),
-        (Cast::Unicast(_), Lookup::Vtep(to)) => match topology.vtep(to) {
+        (Cast::Unicast, Lookup::Port(to)) => to_port(topology, segment, to, admitted, frame),
+        (Cast::Unicast, Lookup::Vtep(to)) => match topology.vtep(to) {
             Some(vtep) if fits(frame, admitted, vtep.mtu()) => {
                 Decision::Forward(Forward::Remote(core::slice::from_ref(&vtep.id)))
             }
@@ -88,8 +88,8 @@ pub(crate) fn from_port<'t>(
             None if segment.spec.flood_unknown => flood(&segment.flood),
             None => Decision::Drop(DropReason::UnknownUnicast),
         },
-        (Cast::Unicast(_), Lookup::Unknown) if segment.spec.flood_unknown => flood(&segment.flood),
-        (Cast::Unicast(_), Lookup::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
+        (Cast::Unicast, Lookup::Unknown) if segment.spec.flood_unknown => flood(&segment.flood),
+        (Cast::Unicast, Lookup::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
     }
 }
 
@@ -110,10 +110,10 @@ pub(crate) fn from_vtep<'t>(
     };
     match (admitted.cast, lookup) {
         (Cast::Group, _) => flood(),
-        (Cast::Unicast(_), Lookup::Port(to)) => to_port(topology, segment, to, admitted, frame),
-        (Cast::Unicast(_), Lookup::Vtep(_)) => Decision::Drop(DropReason::SplitHorizon),
-        (Cast::Unicast(_), Lookup::Unknown) if segment.spec.flood_unknown => flood(),
-        (Cast::Unicast(_), Lookup::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
+        (Cast::Unicast, Lookup::Port(to)) => to_port(topology, segment, to, admitted, frame),
+        (Cast::Unicast, Lookup::Vtep(_)) => Decision::Drop(DropReason::SplitHorizon),
+        (Cast::Unicast, Lookup::Unknown) if segment.spec.flood_unknown => flood(),
+        (Cast::Unicast, Lookup::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
     }
 }
 
