@@ -12,9 +12,10 @@ pub const HEAD_MAX: usize = 256;
 /// (`Head`) and shares the body with every other output.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// From the destination MAC on, tags in-band, at most [`HEAD_MAX`] bytes. A frame that is no
-    /// longer than that lies in its head altogether; otherwise the head holds at least all
-    /// headers up to and including layer 4.
+    /// From the destination MAC on, tags in-band: at most [`HEAD_MAX`] bytes as an input hands it
+    /// over, and up to [`HEADROOM`](crate::HEADROOM) more once tags were pushed. A plain frame
+    /// that is no longer than [`HEAD_MAX`] lies in its head altogether; a longer one, and any
+    /// superframe, has at least all headers up to and including layer 4 there.
     pub head: &'a [u8],
     /// What follows the head: payload only, in order, possibly in many slices.
     pub body: &'a [IoSlice<'a>],
@@ -37,7 +38,7 @@ pub enum Checksum {
     /// The field holds what its sender put there. It is neither verified nor changed.
     #[default]
     Done,
-    /// The field holds the folded pseudo-header sum only. The Internet checksum over everything
+    /// The field holds the folded pseudo-header sum only; so it does in every superframe. The Internet checksum over everything
     /// from `start` on goes to `start + offset` (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
     Partial {
         /// First byte that is summed, from the frame's start.
@@ -107,5 +108,32 @@ impl Frame<'_> {
             Some(gso) if gso.segments > 1 => usize::from(gso.header_len) + usize::from(gso.size),
             _ => self.len(),
         }
+    }
+}
+
+/// A frame that lies in one piece of memory, split into head and body: behind the headers of a
+/// superframe, behind [`HEAD_MAX`] bytes otherwise. It owns the one slice a body needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Contiguous<'a> {
+    head: &'a [u8],
+    body: [IoSlice<'a>; 1],
+    offload: Offload,
+}
+
+impl<'a> Contiguous<'a> {
+    /// Splits `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], offload: Offload) -> Self {
+        let at = offload.gso.map_or(HEAD_MAX, |gso| usize::from(gso.header_len).min(HEAD_MAX));
+        let (head, body) = bytes.split_at_checked(at).unwrap_or((bytes, &[]));
+        Self { head, body: [IoSlice::new(body)], offload }
+    }
+
+    /// The frame; its body is empty when all bytes lie in the head.
+    #[must_use]
+    pub fn frame(&self) -> Frame<'_> {
+        let empty = self.body.iter().all(|slice| slice.is_empty());
+        let body = if empty { &[] } else { &self.body[..] };
+        Frame { head: self.head, body, offload: self.offload }
     }
 }

@@ -1,0 +1,134 @@
+//! The Ethernet header with its tags.
+
+use crate::vlan::{TAG_LEN, Tag};
+use crate::{EtherType, MacAddr};
+
+/// Bytes of an untagged Ethernet header, also the shortest frame that can be forwarded.
+pub const HEADER_LEN: usize = 14;
+
+/// Tags that are looked behind for layer 3; a third one makes the frame's payload opaque.
+const TAGS_MAX: usize = 2;
+
+/// What the first bytes of a frame say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Destination.
+    pub dst: MacAddr,
+    /// Source.
+    pub src: MacAddr,
+    /// The outermost tag, if there is one.
+    pub tag: Option<Tag>,
+    /// EtherType behind the outermost tag; another tag's TPID when there are two.
+    pub ethertype: EtherType,
+    /// EtherType of what begins at `l3`: behind at most two tags.
+    pub l3_type: EtherType,
+    /// Offset of the first byte behind the tags.
+    pub l3: usize,
+}
+
+/// The bytes are no Ethernet frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EthernetError {
+    /// Shorter than an Ethernet header.
+    #[error("frame of {len} bytes is shorter than an Ethernet header (14)")]
+    Runt {
+        /// Bytes there are.
+        len: usize,
+    },
+    /// The EtherType announces a tag that the frame is too short for.
+    #[error("frame of {len} bytes ends within a VLAN tag")]
+    TruncatedTag {
+        /// Bytes there are.
+        len: usize,
+    },
+}
+
+impl Ethernet {
+    /// Reads the header of a frame. `head` is the frame or its first bytes.
+    ///
+    /// # Errors
+    /// When the bytes end within the header or within one of the first two tags.
+    pub fn parse(head: &[u8]) -> Result<Self, EthernetError> {
+        let len = head.len();
+        let Some((&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5], mut rest)) =
+            head.split_first_chunk::<12>()
+        else {
+            return Err(EthernetError::Runt { len });
+        };
+        let Some(&[hi, lo]) = rest.first_chunk::<2>() else {
+            return Err(EthernetError::Runt { len });
+        };
+        let mut header = Self {
+            dst: MacAddr([d0, d1, d2, d3, d4, d5]),
+            src: MacAddr([s0, s1, s2, s3, s4, s5]),
+            tag: None,
+            ethertype: EtherType(u16::from_be_bytes([hi, lo])),
+            l3_type: EtherType(u16::from_be_bytes([hi, lo])),
+            l3: HEADER_LEN,
+        };
+        for depth in 0..TAGS_MAX {
+            if !header.l3_type.is_tag() {
+                break;
+            }
+            let truncated = EthernetError::TruncatedTag { len };
+            let (&tag, behind) = rest.split_first_chunk::<TAG_LEN>().ok_or(truncated)?;
+            let &[hi, lo] = behind.first_chunk::<2>().ok_or(truncated)?;
+            rest = behind;
+            header.l3_type = EtherType(u16::from_be_bytes([hi, lo]));
+            header.l3 += TAG_LEN;
+            if depth == 0 {
+                header.tag = Tag::from_wire(tag);
+                header.ethertype = header.l3_type;
+            }
+        }
+        Ok(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+
+    fn frame(rest: &[u8]) -> Vec<u8> {
+        [&MACS[..], rest].concat()
+    }
+
+    #[test]
+    fn untagged() {
+        let eth = Ethernet::parse(&frame(&[0x08, 0x00, 0x45])).unwrap();
+        assert_eq!(eth.dst, MacAddr([2, 0, 0, 0, 0, 1]));
+        assert_eq!(eth.src, MacAddr([2, 0, 0, 0, 0, 2]));
+        assert_eq!((eth.tag, eth.ethertype, eth.l3), (None, EtherType::IPV4, 14));
+    }
+
+    #[test]
+    fn one_tag_two_tags_three_tags() {
+        let one = Ethernet::parse(&frame(&[0x81, 0, 0x60, 10, 0x08, 0x06])).unwrap();
+        assert_eq!(one.tag.map(|tag| (tag.vid, tag.pcp)), Some((10, 3)));
+        assert_eq!((one.ethertype, one.l3_type, one.l3), (EtherType::ARP, EtherType::ARP, 18));
+
+        let two = Ethernet::parse(&frame(&[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2, 0x86, 0xdd])).unwrap();
+        assert_eq!(two.tag.map(|tag| (tag.vid, tag.tpid)), Some((1, EtherType::SERVICE_VLAN)));
+        assert_eq!((two.ethertype, two.l3_type, two.l3), (EtherType::VLAN, EtherType::IPV6, 22));
+
+        let three =
+            Ethernet::parse(&frame(&[0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3, 8, 0])).unwrap();
+        assert_eq!((three.l3_type, three.l3), (EtherType::VLAN, 22));
+    }
+
+    #[test]
+    fn too_short() {
+        for len in 0..HEADER_LEN {
+            let bytes = frame(&[0x08, 0x00]);
+            assert_eq!(Ethernet::parse(&bytes[..len]), Err(EthernetError::Runt { len }));
+        }
+        let tagged = frame(&[0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x08, 0]);
+        for len in [14, 15, 16, 17, 18, 19, 20, 21] {
+            let error = EthernetError::TruncatedTag { len };
+            assert_eq!(Ethernet::parse(&tagged[..len]), Err(error));
+        }
+        assert!(Ethernet::parse(&tagged).is_ok());
+    }
+}
