@@ -58,7 +58,7 @@ pub struct Events {
 impl Events {
     /// Room for [`EVENTS`] events.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self { raw: [EpollEvent::empty(); EVENTS], len: 0 }
     }
 

@@ -78,7 +78,7 @@ pub fn set_option(fd: BorrowedFd<'_>, option: SocketOption, value: i32) -> io::R
             level,
             name,
             (&raw const value).cast(),
-            mem::size_of_val(&value) as libc::socklen_t,
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -91,7 +91,7 @@ pub fn set_option(fd: BorrowedFd<'_>, option: SocketOption, value: i32) -> io::R
 pub fn option(fd: BorrowedFd<'_>, option: SocketOption) -> io::Result<i32> {
     let (level, name) = option.level_and_name();
     let mut value: i32 = 0;
-    let mut len = mem::size_of_val(&value) as libc::socklen_t;
+    let mut len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `value`, and both live until it returns.
     let code = unsafe {
         libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len)
@@ -348,7 +348,7 @@ pub fn receive_batch(
         header.msg_iov = buffer;
         header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = mem::size_of_val(control) as _;
+        header.msg_controllen = size_of_val(control) as _;
         count += 1;
     }
     // SAFETY: the first `count` headers point to names, controls and disjoint chunks of `arena`,
@@ -432,7 +432,7 @@ pub fn receive_error(fd: BorrowedFd<'_>) -> io::Result<Option<QueuedError>> {
     header.msg_name = (&raw mut name).cast();
     header.msg_namelen = size_of::<Name>() as libc::socklen_t;
     header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = mem::size_of_val(&control) as _;
+    header.msg_controllen = size_of_val(&control) as _;
     // SAFETY: the header points to `name` and `control`, which outlive the call.
     let code = unsafe {
         libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)

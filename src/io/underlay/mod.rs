@@ -5,10 +5,12 @@ pub mod lock;
 pub mod offloads;
 pub mod rx;
 pub mod sockets;
+pub mod train;
 pub mod tx;
 
 pub use errqueue::{PeerError, PeerErrorKind};
 pub use offloads::{Offloads, Wish};
 pub use rx::{Batch, Received, Receiver};
 pub use sockets::{BUCKETS, OpenError, ReceiveSocket, UnderlayConfig, UnderlaySockets};
+pub use train::{Decap, Inner, Origin};
 pub use tx::{Destination, Outcome, SendDrop, Transmit, TxBatch};

@@ -188,16 +188,16 @@ impl UnderlaySockets {
             send.push(socket);
         }
         let udp_segment = udp_segment && probe_segment(config, &send)?;
-        let granted = |sizes: Option<io::Result<usize>>| sizes.and_then(Result::ok).unwrap_or(0) / 2;
+        let granted =
+            |sizes: Option<io::Result<usize>>| sizes.and_then(Result::ok).unwrap_or(0) / 2;
         let offloads = Offloads::new(
             udp_segment,
             udp_gro,
             granted(receive.first().map(|socket| socket.socket.recv_buffer_size())),
             granted(send.first().map(Socket::send_buffer_size)),
         );
-        let local = receive
-            .first()
-            .map_or(SocketAddr::new(address, config.port), |first| first.local);
+        let local =
+            receive.first().map_or(SocketAddr::new(address, config.port), |first| first.local);
         Ok(Self { local, interface, receive, send, source_ports, offloads, _lock: lock })
     }
 
@@ -251,7 +251,8 @@ impl UnderlaySockets {
             return Err(OpenError::NoGroup(group));
         }
         let local = SocketAddr::new(group, self.local.port());
-        let (socket, _) = open_receiver(local, if self.offloads.udp_gro { Wish::On } else { Wish::Off })?;
+        let (socket, _) =
+            open_receiver(local, if self.offloads.udp_gro { Wish::On } else { Wish::Off })?;
         bind(&socket, local)?;
         match group {
             IpAddr::V4(v4) => {
