@@ -181,12 +181,7 @@ impl Config {
     /// [`ConfigError::Invalid`], with every problem found. When the text is not TOML, these are
     /// the syntax errors alone.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let (raw, mut problems) = raw::read(text);
-        let checked = raw.and_then(|raw| check::check(raw, &mut problems));
-        match checked {
-            Some(config) if problems.is_empty() => Ok(config),
-            _ => Err(ConfigError::invalid(problems)),
-        }
+        raw::parse(text)
     }
 
     /// The segment of this name.
