@@ -1,5 +1,8 @@
 //! The daemon.
 
+pub(crate) mod clock;
+mod worker;
+
 use std::path::Path;
 
 /// Runs the daemon in the foreground until it is told to stop.

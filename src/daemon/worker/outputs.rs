@@ -30,9 +30,13 @@ impl Sink for Outputs<'_> {
             return egress.dropped(frame.wire_frames(), DropReason::PortDown);
         };
         let frame = &recut(frame, mtu);
-        match queue.write(frame) {
-            Ok(()) => egress.sent(Weight::of(frame)),
-            Err(error) => egress.dropped(frame.wire_frames(), port_reason(error)),
+        let written = queue.write(frame);
+        if written.frames != 0 {
+            let superframes = u64::from(written.frames > 1);
+            egress.sent(Weight { frames: written.frames, bytes: written.bytes, superframes });
+        }
+        if let Some(error) = written.error {
+            egress.dropped(written.lost, port_reason(error));
         }
     }
 

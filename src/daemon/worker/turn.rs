@@ -279,6 +279,7 @@ struct Turn<'t> {
 }
 
 impl<'t> Turn<'t> {
+    /// The outputs that frames of this turn go to.
     fn outputs<'w>(
         &self,
         ports: &'w super::ports::Ports,
@@ -328,6 +329,12 @@ fn split(bytes: &mut [u8]) -> Result<(&[u8], &[u8], encap::Offload), VnetError> 
 const fn vnet_reason(error: &VnetError) -> DropReason {
     match error {
         VnetError::Truncated { .. } => DropReason::VnetTruncated,
-        _ => DropReason::VnetGsoType,
+        VnetError::ChecksumPlace { .. } => DropReason::VnetChecksum,
+        VnetError::GsoSize { .. } | VnetError::TooManySegments { .. } => DropReason::VnetGsoSize,
+        VnetError::Ufo | VnetError::GsoType { .. } => DropReason::VnetGsoType,
+        VnetError::Headers | VnetError::Protocol { .. } | VnetError::Fragment => {
+            DropReason::VnetProtocol
+        }
+        VnetError::Length { .. } => DropReason::VnetLength,
     }
 }

@@ -10,9 +10,9 @@ use switch::{DropReason, Engine, Outer, Weight};
 use super::outputs::Outputs;
 use super::stats::Stats;
 use super::{News, Newsroom, UnderlayEnd};
+use crate::io::sys::RECEIVE_BATCH;
 use crate::io::underlay::{
-    Decap, Inner, Origin, PeerError, PeerErrorKind, RECEIVE_BATCH, ReceiveSocket, Receiver,
-    TxBatch, drain_errors,
+    Decap, Inner, Origin, PeerError, PeerErrorKind, ReceiveSocket, Receiver, TxBatch, errqueue,
 };
 
 /// Receive calls in one turn for one socket: 16 messages, each up to a train of 64 KiB.
@@ -113,7 +113,7 @@ pub(super) fn take_errors(
     stats: &Stats,
 ) {
     let Some(socket) = underlay.end.sockets.senders().nth(bucket) else { return };
-    drain_errors(socket, |error: PeerError| {
+    errqueue::drain(socket, |error: PeerError| {
         stats.peer_errors.add(1);
         let Some(vtep) = engine.topology().vtep_at(ip(error.peer.ip())) else { return };
         if let PeerErrorKind::MessageTooBig { mtu } = error.kind {
