@@ -47,7 +47,8 @@ pub(crate) fn may_be_told(frame: &Frame<'_>, ethernet: &Ethernet) -> bool {
 
 fn ipv4_may_be_told(l3: &[u8]) -> bool {
     let Some((header, rest)) = l3.split_first_chunk::<IPV4_HEADER>() else { return false };
-    let [version, _, _, _, _, _, fragment @ .., _, protocol, _, _, _, _, _, _, _, _, _, _] = *header;
+    let [version, _, _, _, _, _, fragment @ .., _, protocol, _, _, _, _, _, _, _, _, _, _] =
+        *header;
     let (source, destination) = ipv4_addresses(header);
     let options = (usize::from(version & 0x0f) * 4).saturating_sub(IPV4_HEADER);
     let icmp_error = protocol == u8::from(IpProtocol::Icmp)
@@ -69,8 +70,8 @@ fn ipv4_may_be_told(l3: &[u8]) -> bool {
 fn ipv6_may_be_told(l3: &[u8]) -> bool {
     let Some((header, rest)) = l3.split_first_chunk::<IPV6_HEADER>() else { return false };
     let (source, destination) = ipv6_addresses(header);
-    let icmp_error = header[6] == u8::from(IpProtocol::Icmpv6)
-        && rest.first().is_none_or(|kind| *kind < 128);
+    let icmp_error =
+        header[6] == u8::from(IpProtocol::Icmpv6) && rest.first().is_none_or(|kind| *kind < 128);
     header[0] >> 4 == 6
         && !icmp_error
         && !source.is_multicast()

@@ -75,9 +75,7 @@ pub(crate) fn from_port<'t>(
     };
     match (admitted.cast, lookup) {
         (Cast::Group, _) => flood(&segment.flood),
-        (Cast::Unicast, Lookup::Port(to)) if to == port.id => {
-            Decision::Drop(DropReason::SamePort)
-        }
+        (Cast::Unicast, Lookup::Port(to)) if to == port.id => Decision::Drop(DropReason::SamePort),
         (Cast::Unicast, Lookup::Port(to)) => to_port(topology, segment, to, admitted, frame),
         (Cast::Unicast, Lookup::Vtep(to)) => match topology.vtep(to) {
             Some(vtep) if fits(frame, admitted, vtep.mtu()) => {

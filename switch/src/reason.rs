@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn labels_and_explanations_are_distinct_words() {
         let labels: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
-        let texts: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.explanation()).collect();
+        let texts: BTreeSet<_> =
+            DropReason::ALL.iter().map(|reason| reason.explanation()).collect();
         assert_eq!(labels.len(), DropReason::COUNT);
         assert_eq!(texts.len(), DropReason::COUNT);
         for reason in DropReason::ALL {

@@ -287,9 +287,8 @@ impl Topology {
         })?;
         self.vteps = before.vteps.iter().map(Slot::vacate).collect();
         for ((ip, (address, configured)), slot) in wanted.into_iter().zip(slots) {
-            let (id, kept) = claim(&mut self.vteps, &before.vteps, slot, |vtep: &Vtep| {
-                vtep.address.ip() == ip
-            });
+            let (id, kept) =
+                claim(&mut self.vteps, &before.vteps, slot, |vtep: &Vtep| vtep.address.ip() == ip);
             let id = VtepId { slot: id.0, generation: id.1 };
             let mtu = match kept {
                 Some(vtep) if before.overlay_mtu == spec.overlay_mtu => Arc::clone(&vtep.mtu),
