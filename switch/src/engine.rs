@@ -104,7 +104,7 @@ impl Engine {
     #[inline]
     pub fn from_port(&mut self, now: Tick, port: PortId, frame: &Frame<'_>, sink: &mut impl Sink) {
         let (counters, mut walk) = self.walk(now);
-        let fate = walk.from_port(port, frame, sink);
+        let fate = walk.forward_from_port(port, frame, sink);
         count(&counters.port(port).rx, Weight::of(frame), fate);
     }
 
@@ -124,7 +124,7 @@ impl Engine {
     ) {
         let (counters, mut walk) = self.walk(now);
         let vtep = walk.topology.vtep_at(outer.peer);
-        let fate = walk.from_underlay(outer, vtep, frame, sink);
+        let fate = walk.forward_from_underlay(outer, vtep, frame, sink);
         count(peer_ingress(counters, vtep), Weight::of(frame), fate);
     }
 
@@ -171,7 +171,7 @@ struct Walk<'e> {
 
 impl Walk<'_> {
     #[inline]
-    fn from_port(
+    fn forward_from_port(
         &mut self,
         port: PortId,
         frame: &Frame<'_>,
@@ -198,7 +198,7 @@ impl Walk<'_> {
     }
 
     #[inline]
-    fn from_underlay(
+    fn forward_from_underlay(
         &mut self,
         outer: Outer,
         vtep: Option<&Vtep>,
