@@ -43,7 +43,9 @@ pub(crate) fn admit(head: &[u8]) -> Result<Admitted, DropReason> {
 }
 
 /// The tag of a frame, as far as it names anything: a priority tag is as good as none (IEEE 802.1Q
-/// section 9.6), and a service tag is none of a customer bridge's business.
+/// section 9.6), and a service tag is none of a customer bridge's business. Nor is a tag behind the
+/// tag: where the outer one comes off, the inner one would choose a VLAN that its sender has no
+/// part in.
 enum Named {
     Untagged,
     Vlan(VlanId),
@@ -55,6 +57,7 @@ fn named(ethernet: &Ethernet) -> Named {
     match ethernet.tag {
         None => Named::Untagged,
         Some(tag) if tag.tpid != EtherType::VLAN => Named::Foreign,
+        Some(_) if ethernet.ethertype.is_tag() => Named::Foreign,
         Some(tag) if tag.is_priority() => Named::Untagged,
         Some(tag) => tag.vlan().map_or(Named::Foreign, Named::Vlan),
     }

@@ -87,7 +87,7 @@ drop_reasons! {
     VlanTagged = "vlan_tagged",
     /// A trunk without a native segment sent an untagged frame.
     VlanUntagged = "vlan_untagged",
-    /// The trunk does not carry this VLAN.
+    /// The trunk does not carry this VLAN, or the frame has two tags.
     VlanUnknown = "vlan_unknown",
     /// The source MAC address has a static entry elsewhere.
     StaticMac = "static_mac",
