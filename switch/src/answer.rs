@@ -4,17 +4,23 @@
 //! address of its own; the kernel's bridged tunnels do the same. Quoted is as much of the offending
 //! datagram as RFC 792, RFC 1812 section 4.3.2.3 and RFC 4443 section 3.2 ask for.
 
-use encap::{EtherType, Ethernet, Frame, MacAddr};
+use encap::inet::proto;
+use encap::{EtherType, Ethernet, Fragment, Frame, Inet, IpVersion, MacAddr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Address, Ipv4Packet,
     Ipv4Repr, Ipv6Address, Ipv6Packet, Ipv6Repr,
 };
+use std::net::{IpAddr, Ipv4Addr};
 
 /// IPv4 header without options.
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const ICMP_HEADER: usize = 8;
+/// IP protocol number of ICMP over IPv4.
+const ICMP: u8 = 1;
+/// The DF flag in byte 6 of an IPv4 header.
+const DONT_FRAGMENT: u8 = 0x40;
 /// Bytes of the offending datagram that are quoted: what a head always holds, within 576 bytes.
 const QUOTE: usize = 128;
 /// The longest answer: Ethernet, IPv6, ICMPv6 and the quote.
@@ -34,48 +40,29 @@ impl Reply {
 }
 
 /// Whether a sender may be told that `frame` is too big: it is IP, from one station to one station,
-/// itself no ICMP error, not a later fragment and, over IPv4, must not be fragmented (RFC 1191,
-/// RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+/// itself no ICMP error and, over IPv4, neither a later fragment nor one that may be fragmented
+/// (RFC 1191, RFC 1122 section 3.2.2, RFC 4443 section 2.4).
 pub(crate) fn may_be_told(frame: &Frame<'_>, ethernet: &Ethernet) -> bool {
-    let Some(l3) = frame.head.get(ethernet.l3..) else { return false };
-    match ethernet.l3_type {
-        EtherType::IPV4 => ipv4_may_be_told(l3),
-        EtherType::IPV6 => ipv6_may_be_told(l3),
-        _ => false,
-    }
-}
-
-fn ipv4_may_be_told(l3: &[u8]) -> bool {
-    let Some((header, rest)) = l3.split_first_chunk::<IPV4_HEADER>() else { return false };
-    let [version, _, _, _, _, _, fragment @ .., _, protocol, _, _, _, _, _, _, _, _, _, _] = *header;
-    let (source, destination) = ipv4_addresses(header);
-    let options = (usize::from(version & 0x0f) * 4).saturating_sub(IPV4_HEADER);
-    let icmp_error = protocol == u8::from(IpProtocol::Icmp)
-        && rest.get(options).is_none_or(|kind| matches!(kind, 3 | 4 | 5 | 11 | 12));
-    let unicast = |address: Ipv4Address| {
-        !address.is_multicast() && !address.is_broadcast() && !address.is_unspecified()
+    let Some(inet) = Inet::at(frame.head, ethernet) else { return false };
+    let Some((source, destination)) = inet.addresses(frame.head) else { return false };
+    // A later fragment has no ICMP header to tell an error by.
+    let kind = frame.head.get(inet.l4).filter(|_| inet.fragment != Fragment::Later);
+    let (permitted, error) = match inet.version {
+        IpVersion::V4 => {
+            let flags = frame.head.get(inet.l3 + 6).copied().unwrap_or_default();
+            let error = matches!(kind, None | Some(3 | 4 | 5 | 11 | 12));
+            let whole_or_first = inet.fragment != Fragment::Later;
+            (flags & DONT_FRAGMENT != 0 && whole_or_first, inet.proto == ICMP && error)
+        }
+        IpVersion::V6 => (true, inet.proto == proto::ICMP6 && kind.is_none_or(|kind| *kind < 128)),
     };
-    let [flags, offset] = fragment;
-    let whole_or_first = flags & 0x1f == 0 && offset == 0;
-    let must_not_fragment = flags & 0x40 != 0;
-    version >> 4 == 4
-        && must_not_fragment
-        && whole_or_first
-        && !icmp_error
-        && unicast(source)
-        && unicast(destination)
+    permitted && !error && is_station(source) && is_station(destination)
 }
 
-fn ipv6_may_be_told(l3: &[u8]) -> bool {
-    let Some((header, rest)) = l3.split_first_chunk::<IPV6_HEADER>() else { return false };
-    let (source, destination) = ipv6_addresses(header);
-    let icmp_error = header[6] == u8::from(IpProtocol::Icmpv6)
-        && rest.first().is_none_or(|kind| *kind < 128);
-    header[0] >> 4 == 6
-        && !icmp_error
-        && !source.is_multicast()
-        && !source.is_unspecified()
-        && !destination.is_multicast()
+/// Whether the address can be that of one station.
+fn is_station(address: IpAddr) -> bool {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !address.is_multicast() && !address.is_unspecified() && !broadcast
 }
 
 fn ipv4_addresses(header: &[u8; IPV4_HEADER]) -> (Ipv4Address, Ipv4Address) {

@@ -43,7 +43,9 @@ pub(crate) fn admit(head: &[u8]) -> Result<Admitted, DropReason> {
 }
 
 /// The tag of a frame, as far as it names anything: a priority tag is as good as none (IEEE 802.1Q
-/// section 9.6), and a service tag is none of a customer bridge's business.
+/// section 9.6), and a service tag is none of a customer bridge's business. Nor is a tag behind the
+/// tag: where the outer one comes off, the inner one would choose a VLAN that its sender has no
+/// part in.
 enum Named {
     Untagged,
     Vlan(VlanId),
@@ -55,6 +57,7 @@ fn named(ethernet: &Ethernet) -> Named {
     match ethernet.tag {
         None => Named::Untagged,
         Some(tag) if tag.tpid != EtherType::VLAN => Named::Foreign,
+        Some(_) if ethernet.ethertype.is_tag() => Named::Foreign,
         Some(tag) if tag.is_priority() => Named::Untagged,
         Some(tag) => tag.vlan().map_or(Named::Foreign, Named::Vlan),
     }
@@ -76,19 +79,20 @@ pub(crate) fn from_port<'t>(
     topology.segment(id).ok_or(DropReason::PortDown)
 }
 
-/// The segment of a datagram, and the VTEP it came from. A segment without `strict_peers` also
+/// The segment of a datagram from `peer`, and the VTEP it came from if that is one of the segment's
+/// sources; `vtep` is the VTEP at that address, if there is one. A segment without `strict_peers` also
 /// takes frames from VTEPs that nobody has named; those are `None` until they are.
 #[inline]
-pub(crate) fn from_underlay(
-    topology: &Topology,
+pub(crate) fn from_underlay<'t, 'v>(
+    topology: &'t Topology,
     peer: IpAddr,
+    vtep: Option<&'v Vtep>,
     header: vxlan::Header,
-) -> Result<(&Segment, Option<&Vtep>), DropReason> {
+) -> Result<(&'t Segment, Option<&'v Vtep>), DropReason> {
     if peer == topology.local() {
         return Err(DropReason::Reflected);
     }
     let segment = topology.segment_of(header.vni).ok_or(DropReason::VniUnknown)?;
-    let vtep = topology.vtep_at(peer);
     let member = vtep.filter(|vtep| segment.sources.binary_search(&vtep.id).is_ok());
     if segment.spec.strict_peers && member.is_none() {
         return Err(match vtep {

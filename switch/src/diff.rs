@@ -10,8 +10,16 @@ pub enum Change {
     SegmentAdded(SegmentId),
     /// A segment is gone: what was learned in it goes too.
     SegmentRemoved(SegmentId),
-    /// A segment has other members, peers or rules.
+    /// A segment has other peers or rules.
     SegmentChanged(SegmentId),
+    /// A VTEP may no longer send into a segment, though it stays in others: what was learned behind
+    /// it in this segment goes.
+    VtepLeft {
+        /// The segment.
+        segment: SegmentId,
+        /// The VTEP.
+        vtep: VtepId,
+    },
     /// A port is there that was not.
     PortAdded(PortId),
     /// A port is gone: what was learned behind it goes too.
@@ -40,6 +48,7 @@ impl Topology {
         changes.extend(gone.map(|vtep| Change::VtepRemoved(vtep.id)));
         let gone = self.segments().filter(|segment| next.same_segment(segment).is_none());
         changes.extend(gone.map(|segment| Change::SegmentRemoved(segment.id)));
+        changes.extend(self.departures(next));
         for segment in next.segments() {
             match self.same_segment(segment) {
                 None => changes.push(Change::SegmentAdded(segment.id)),
@@ -62,6 +71,17 @@ impl Topology {
             }
         }
         changes
+    }
+
+    /// VTEPs that are in `next` but have left a segment that is there too.
+    fn departures(&self, next: &Self) -> impl Iterator<Item = Change> {
+        let pairs = self.segments().filter_map(|before| Some((before, next.same_segment(before)?)));
+        pairs.flat_map(|(before, after)| {
+            let left = before.sources.iter().filter(|vtep| {
+                next.vtep(**vtep).is_some() && after.sources.binary_search(vtep).is_err()
+            });
+            left.map(|vtep| Change::VtepLeft { segment: after.id, vtep: *vtep })
+        })
     }
 
     /// The segment that is the same one in this snapshot: same slot, name and number.

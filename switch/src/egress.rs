@@ -8,7 +8,7 @@ use crate::reason::DropReason;
 use crate::sink::{Remote, Sink};
 use crate::topology::{Member, Segment, Topology};
 use core::convert::Infallible;
-use encap::{EtherType, Ethernet, FlowHash, Frame, Head, Tag, VlanId};
+use encap::{FlowHash, Frame, Head, Inet, Tag, VlanId};
 use fdb::VtepId;
 
 /// Bytes of an 802.1Q tag.
@@ -76,8 +76,9 @@ impl Egress<'_> {
     #[inline]
     fn to_remote(&self, vteps: &[VtepId], sink: &mut impl Sink) {
         let ethernet = &self.admitted.ethernet;
-        let flow = FlowHash::of(self.frame.head, self.seed);
-        let tos = traffic_class(self.frame.head, ethernet);
+        let inet = Inet::at(self.frame.head, ethernet);
+        let flow = FlowHash::with(self.frame.head, ethernet, inet.as_ref(), self.seed);
+        let tos = inet.map_or(0, |inet| inet.tos);
         let remote = Remote { vteps, vni: self.segment.spec.vni, flow, tos };
         tagged(self.frame, ethernet.tag, None, |frame| sink.to_vteps(remote, frame));
     }
@@ -134,14 +135,4 @@ pub(crate) fn tagged(
         shift += TAG;
     }
     then(&head.frame(frame, frame.offload.shifted(shift)));
-}
-
-/// The IPv4 TOS or IPv6 traffic class of a frame, zero for what is neither.
-#[inline]
-fn traffic_class(head: &[u8], ethernet: &Ethernet) -> u8 {
-    match (ethernet.l3_type, head.get(ethernet.l3..)) {
-        (EtherType::IPV4, Some([_, tos, ..])) => *tos,
-        (EtherType::IPV6, Some([high, low, ..])) => (high << 4) | (low >> 4),
-        _ => 0,
-    }
 }

@@ -8,7 +8,7 @@ use crate::egress::{Egress, Remotes, tagged};
 use crate::forward::{self, Answer, Decision};
 use crate::reason::DropReason;
 use crate::sink::Sink;
-use crate::topology::{Segment, Topology};
+use crate::topology::{Segment, Topology, Vtep};
 use encap::ecn::{self, Ecn};
 use encap::{Frame, Head, Inet, Offload, StationMac, Tag, vxlan};
 use fdb::{Dest, Learn, Lookup, PortId, Reader, Refusal, SegmentId, Tick};
@@ -103,14 +103,9 @@ impl Engine {
     /// Forwards a frame that was read from `port`.
     #[inline]
     pub fn from_port(&mut self, now: Tick, port: PortId, frame: &Frame<'_>, sink: &mut impl Sink) {
-        let weight = Weight::of(frame);
-        let counters = Arc::clone(&self.counters);
-        let ingress = &counters.port(port).rx;
-        match self.forward_from_port(now, port, frame, sink) {
-            Ok(Done::Forwarded) => ingress.forwarded(weight),
-            Ok(Done::Answered) => ingress.answered(weight),
-            Err(reason) => ingress.dropped(weight, reason),
-        }
+        let (counters, mut walk) = self.walk(now);
+        let fate = walk.forward_from_port(port, frame, sink);
+        count(&counters.port(port).rx, Weight::of(frame), fate);
     }
 
     /// Counts what a port's driver could not make a frame of.
@@ -127,47 +122,69 @@ impl Engine {
         frame: &Frame<'_>,
         sink: &mut impl Sink,
     ) {
-        let weight = Weight::of(frame);
-        let counters = Arc::clone(&self.counters);
-        let done = self.forward_from_underlay(now, outer, frame, sink);
-        let ingress = self.peer_ingress(&counters, outer.peer);
-        match done {
-            Ok(Done::Forwarded) => ingress.forwarded(weight),
-            Ok(Done::Answered) => ingress.answered(weight),
-            Err(reason) => ingress.dropped(weight, reason),
-        }
+        let (counters, mut walk) = self.walk(now);
+        let vtep = walk.topology.vtep_at(outer.peer);
+        let fate = walk.forward_from_underlay(outer, vtep, frame, sink);
+        count(peer_ingress(counters, vtep), Weight::of(frame), fate);
     }
 
     /// Counts what the underlay's driver could not make a frame of.
     pub fn refuse_from_underlay(&self, peer: IpAddr, weight: Weight, reason: DropReason) {
-        self.peer_ingress(&self.counters, peer).dropped(weight, reason);
+        peer_ingress(&self.counters, self.topology.vtep_at(peer)).dropped(weight, reason);
     }
 
-    fn peer_ingress<'c>(&self, counters: &'c Counters, peer: IpAddr) -> &'c Ingress {
-        match self.topology.vtep_at(peer) {
-            Some(vtep) => &counters.vtep(vtep.id).rx,
-            None => &counters.stranger().rx,
-        }
+    /// The engine's parts, lent for one frame: the snapshot and the counters stay put while the
+    /// rest changes, so that no reference count that other workers share is touched.
+    #[inline]
+    fn walk(&mut self, now: Tick) -> (&Counters, Walk<'_>) {
+        let Self { topology, fdb, counters, events, seed } = self;
+        (counters, Walk { topology, fdb, counters, events, seed: *seed, now })
     }
+}
 
+#[inline]
+fn count(ingress: &Ingress, weight: Weight, fate: Result<Done, DropReason>) {
+    match fate {
+        Ok(Done::Forwarded) => ingress.forwarded(weight),
+        Ok(Done::Answered) => ingress.answered(weight),
+        Err(reason) => ingress.dropped(weight, reason),
+    }
+}
+
+#[inline]
+fn peer_ingress<'c>(counters: &'c Counters, vtep: Option<&Vtep>) -> &'c Ingress {
+    match vtep {
+        Some(vtep) => &counters.vtep(vtep.id).rx,
+        None => &counters.stranger().rx,
+    }
+}
+
+/// One frame's way through the engine.
+struct Walk<'e> {
+    topology: &'e Topology,
+    fdb: &'e mut Reader,
+    counters: &'e Counters,
+    events: &'e mut Vec<Event>,
+    seed: u64,
+    now: Tick,
+}
+
+impl Walk<'_> {
     #[inline]
     fn forward_from_port(
         &mut self,
-        now: Tick,
         port: PortId,
         frame: &Frame<'_>,
         sink: &mut impl Sink,
     ) -> Result<Done, DropReason> {
-        let topology = Arc::clone(&self.topology);
-        let port = topology.port(port).ok_or(DropReason::PortDown)?;
+        let topology = self.topology;
+        let port = topology.port(port).filter(|port| port.spec.up).ok_or(DropReason::PortDown)?;
         let admitted = classify::admit(frame.head)?;
-        let segment = classify::from_port(&topology, port, &admitted.ethernet)?;
-        let lookup = self.look_up(segment, &admitted, now);
-        self.learn(segment, admitted.source, Dest::Port(port.id), now)?;
-        match forward::from_port(&topology, segment, port, &admitted, lookup, frame) {
-            Decision::Forward(forward) => {
-                self.send(&topology, segment, &admitted, frame, &forward, sink)
-            }
+        let segment = classify::from_port(topology, port, &admitted.ethernet)?;
+        let lookup = self.look_up(segment, &admitted);
+        self.learn(segment, admitted.source, Dest::Port(port.id))?;
+        match forward::from_port(topology, segment, port, &admitted, lookup, frame) {
+            Decision::Forward(forward) => Ok(self.send(segment, &admitted, frame, &forward, sink)),
             Decision::Answer(answer) => {
                 let vlan = admitted.ethernet.tag.and_then(Tag::vlan);
                 reply(answer, frame, &admitted, |frame| {
@@ -183,29 +200,27 @@ impl Engine {
     #[inline]
     fn forward_from_underlay(
         &mut self,
-        now: Tick,
         outer: Outer,
+        vtep: Option<&Vtep>,
         frame: &Frame<'_>,
         sink: &mut impl Sink,
     ) -> Result<Done, DropReason> {
-        let topology = Arc::clone(&self.topology);
-        let (segment, vtep) = classify::from_underlay(&topology, outer.peer, outer.header)?;
+        let topology = self.topology;
+        let (segment, member) = classify::from_underlay(topology, outer.peer, vtep, outer.header)?;
         let admitted = classify::admit(frame.head)?;
         classify::untagged(&admitted.ethernet)?;
         let mut head = None;
         let frame = &ecn_applied(frame, &admitted, outer.tos, &mut head)?;
-        let lookup = self.look_up(segment, &admitted, now);
-        match vtep {
-            Some(vtep) => self.learn(segment, admitted.source, Dest::Vtep(vtep.id), now)?,
+        let lookup = self.look_up(segment, &admitted);
+        match member {
+            Some(vtep) => self.learn(segment, admitted.source, Dest::Vtep(vtep.id))?,
             None => self.note(Event::VtepHeard { address: outer.peer, segment: segment.id }),
         }
         if outer.header.reserved_bits_set {
             self.counters.reserved_bits().add(frame.wire_frames());
         }
-        match forward::from_vtep(&topology, segment, &admitted, lookup, frame) {
-            Decision::Forward(forward) => {
-                self.send(&topology, segment, &admitted, frame, &forward, sink)
-            }
+        match forward::from_vtep(topology, segment, &admitted, lookup, frame) {
+            Decision::Forward(forward) => Ok(self.send(segment, &admitted, frame, &forward, sink)),
             // The sender is behind a tunnel, and there is no way back through it from here but a
             // decision that may name VTEPs: what comes from a tunnel is not answered.
             Decision::Answer(Answer::TooBig { .. }) => Err(DropReason::TooBig),
@@ -214,9 +229,9 @@ impl Engine {
     }
 
     #[inline]
-    fn look_up(&mut self, segment: &Segment, admitted: &Admitted, now: Tick) -> Lookup {
+    fn look_up(&mut self, segment: &Segment, admitted: &Admitted) -> Lookup {
         match admitted.cast {
-            Cast::Unicast => self.fdb.lookup(segment.id, admitted.ethernet.dst, now),
+            Cast::Unicast => self.fdb.lookup(segment.id, admitted.ethernet.dst, self.now),
             Cast::Group => Lookup::Unknown,
         }
     }
@@ -226,17 +241,11 @@ impl Engine {
     /// # Errors
     /// When a static entry says that it is elsewhere: the frame is a forgery, or the entry is wrong.
     #[inline]
-    fn learn(
-        &mut self,
-        segment: &Segment,
-        mac: StationMac,
-        dest: Dest,
-        now: Tick,
-    ) -> Result<(), DropReason> {
+    fn learn(&mut self, segment: &Segment, mac: StationMac, dest: Dest) -> Result<(), DropReason> {
         if !segment.spec.learning {
             return Ok(());
         }
-        match self.fdb.learn(segment.id, mac, dest, now) {
+        match self.fdb.learn(segment.id, mac, dest, self.now) {
             Learn::Moved { from } => {
                 self.note(Event::Moved { segment: segment.id, mac, from, to: dest });
             }
@@ -252,16 +261,15 @@ impl Engine {
     #[inline]
     fn send<R: Remotes>(
         &self,
-        topology: &Topology,
         segment: &Segment,
         admitted: &Admitted,
         frame: &Frame<'_>,
         forward: &forward::Forward<'_, R>,
         sink: &mut impl Sink,
-    ) -> Result<Done, DropReason> {
-        let egress = Egress { topology, segment, counters: &self.counters, admitted, frame, seed: self.seed };
-        egress.carry_out(forward, sink);
-        Ok(Done::Forwarded)
+    ) -> Done {
+        let Self { topology, counters, seed, .. } = *self;
+        Egress { topology, segment, counters, admitted, frame, seed }.carry_out(forward, sink);
+        Done::Forwarded
     }
 
     #[cold]

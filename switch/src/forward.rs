@@ -3,9 +3,9 @@
 use crate::answer;
 use crate::classify::{Admitted, Cast};
 use crate::reason::DropReason;
-use crate::topology::{Member, Port, Segment, Topology};
+use crate::topology::{Member, Port, Segment, Topology, Vtep};
 use core::convert::Infallible;
-use encap::{Frame, GsoKind};
+use encap::{Frame, GsoKind, VlanId};
 use fdb::{Lookup, PortId, VtepId};
 
 /// What becomes of a frame. `R` is how it may leave for the underlay: a list of VTEPs for what
@@ -73,23 +73,18 @@ pub(crate) fn from_port<'t>(
             remote,
         })
     };
-    match (admitted.cast, lookup) {
+    match (admitted.cast, Place::of(topology, segment, lookup)) {
         (Cast::Group, _) => flood(&segment.flood),
-        (Cast::Unicast, Lookup::Port(to)) if to == port.id => {
+        (Cast::Unicast, Place::Port(to, _)) if to.id == port.id => {
             Decision::Drop(DropReason::SamePort)
         }
-        (Cast::Unicast, Lookup::Port(to)) => to_port(topology, segment, to, admitted, frame),
-        (Cast::Unicast, Lookup::Vtep(to)) => match topology.vtep(to) {
-            Some(vtep) if fits(frame, admitted, vtep.mtu()) => {
-                Decision::Forward(Forward::Remote(core::slice::from_ref(&vtep.id)))
-            }
-            Some(vtep) => too_big(frame, admitted, vtep.mtu()),
-            // The entry outlived its VTEP by a moment: the same as not knowing it.
-            None if segment.spec.flood_unknown => flood(&segment.flood),
-            None => Decision::Drop(DropReason::UnknownUnicast),
-        },
-        (Cast::Unicast, Lookup::Unknown) if segment.spec.flood_unknown => flood(&segment.flood),
-        (Cast::Unicast, Lookup::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
+        (Cast::Unicast, Place::Port(to, vlan)) => to_port(to, vlan, admitted, frame),
+        (Cast::Unicast, Place::Vtep(to)) if fits(frame, admitted, to.mtu()) => {
+            Decision::Forward(Forward::Remote(core::slice::from_ref(&to.id)))
+        }
+        (Cast::Unicast, Place::Vtep(to)) => too_big(frame, admitted, to.mtu()),
+        (Cast::Unicast, Place::Unknown) if segment.spec.flood_unknown => flood(&segment.flood),
+        (Cast::Unicast, Place::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
     }
 }
 
@@ -108,31 +103,50 @@ pub(crate) fn from_vtep<'t>(
         }
         Decision::Forward(Forward::Flood { members: &segment.members, except: None, remote: None })
     };
-    match (admitted.cast, lookup) {
+    match (admitted.cast, Place::of(topology, segment, lookup)) {
         (Cast::Group, _) => flood(),
-        (Cast::Unicast, Lookup::Port(to)) => to_port(topology, segment, to, admitted, frame),
-        (Cast::Unicast, Lookup::Vtep(_)) => Decision::Drop(DropReason::SplitHorizon),
-        (Cast::Unicast, Lookup::Unknown) if segment.spec.flood_unknown => flood(),
-        (Cast::Unicast, Lookup::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
+        (Cast::Unicast, Place::Port(to, vlan)) => to_port(to, vlan, admitted, frame),
+        (Cast::Unicast, Place::Vtep(_)) => Decision::Drop(DropReason::SplitHorizon),
+        (Cast::Unicast, Place::Unknown) if segment.spec.flood_unknown => flood(),
+        (Cast::Unicast, Place::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
+    }
+}
+
+/// What the FDB says, as far as it is still true. An entry may outlive its port, its VTEP or the
+/// port's membership by a moment: that is the same as not knowing the station.
+enum Place<'t> {
+    Port(&'t Port, Option<VlanId>),
+    Vtep(&'t Vtep),
+    Unknown,
+}
+
+impl<'t> Place<'t> {
+    #[inline]
+    fn of(topology: &'t Topology, segment: &Segment, lookup: Lookup) -> Self {
+        let place = match lookup {
+            Lookup::Port(id) => topology.port(id).and_then(|port| {
+                let vlan = port.mode.tag_of(segment.id)?;
+                Some(Self::Port(port, vlan))
+            }),
+            Lookup::Vtep(id) => topology.vtep(id).map(Self::Vtep),
+            Lookup::Unknown => None,
+        };
+        place.unwrap_or(Self::Unknown)
     }
 }
 
 #[inline]
 fn to_port<'t, R>(
-    topology: &Topology,
-    segment: &Segment,
-    to: PortId,
+    port: &Port,
+    vlan: Option<VlanId>,
     admitted: &Admitted,
     frame: &Frame<'_>,
 ) -> Decision<'t, R> {
-    let Some(port) = topology.port(to).filter(|port| port.spec.up) else {
+    if !port.spec.up {
         return Decision::Drop(DropReason::PortDown);
-    };
-    let Some(vlan) = port.mode.tag_of(segment.id) else {
-        return Decision::Drop(DropReason::PortDown);
-    };
+    }
     if fits(frame, admitted, port.spec.mtu) {
-        Decision::Forward(Forward::Port(Member { port: to, vlan }))
+        Decision::Forward(Forward::Port(Member { port: port.id, vlan }))
     } else {
         too_big(frame, admitted, port.spec.mtu)
     }

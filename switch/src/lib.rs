@@ -23,8 +23,10 @@ mod diff;
 mod egress;
 mod engine;
 mod forward;
+mod index;
 mod reason;
 mod sink;
+mod spec;
 mod topology;
 
 pub use counters::{
@@ -35,7 +37,5 @@ pub use engine::{Engine, Event, Outer};
 pub use forward::{Answer, Decision, Forward};
 pub use reason::DropReason;
 pub use sink::{Remote, Sink};
-pub use topology::{
-    Member, Port, PortMode, PortModeSpec, PortSpec, Segment, SegmentSpec, Topology, TopologyError,
-    TopologySpec, Vtep,
-};
+pub use spec::{PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
+pub use topology::{Member, Port, PortMode, Segment, Topology, Vtep};

@@ -89,7 +89,7 @@ drop_reasons! {
     VlanTagged = "vlan_tagged",
     /// A trunk without a native segment sent an untagged frame.
     VlanUntagged = "vlan_untagged",
-    /// The trunk does not carry this VLAN.
+    /// The trunk does not carry this VLAN, or the frame has two tags.
     VlanUnknown = "vlan_unknown",
     /// The source MAC address has a static entry elsewhere.
     StaticMac = "static_mac",
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn labels_and_explanations_are_distinct_words() {
         let labels: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
-        let texts: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.explanation()).collect();
+        let texts: BTreeSet<_> =
+            DropReason::ALL.iter().map(|reason| reason.explanation()).collect();
         assert_eq!(labels.len(), DropReason::COUNT);
         assert_eq!(texts.len(), DropReason::COUNT);
         for reason in DropReason::ALL {

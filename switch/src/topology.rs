@@ -5,77 +5,14 @@
 //! addresses, counters and descriptors that refer to it stay right. Workers hold the snapshot they
 //! forward by and change to the next one between two batches.
 
-use encap::{StationMac, VlanId, Vni};
+use crate::index::Index;
+use crate::spec::{self, PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
+use encap::{VlanId, Vni};
 use fdb::{PortId, SegmentId, VtepId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
-
-/// What a topology is to be, in the user's terms.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopologySpec {
-    /// This node's own VTEP address; datagrams that claim to come from it are reflections.
-    pub local: IpAddr,
-    /// The layer 3 MTU of the overlay as the underlay's interface allows it.
-    pub overlay_mtu: u16,
-    /// The segments.
-    pub segments: Vec<SegmentSpec>,
-    /// The ports.
-    pub ports: Vec<PortSpec>,
-    /// VTEPs that were heard in segments without `strict_peers`: address and segment's name.
-    pub heard: Vec<(IpAddr, String)>,
-}
-
-/// One broadcast domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SegmentSpec {
-    /// Its name.
-    pub name: String,
-    /// Its number on the wire.
-    pub vni: Vni,
-    /// The VTEPs that flooded frames are replicated to, and that may send into the segment.
-    pub peers: Vec<SocketAddr>,
-    /// The group that takes flooded frames in place of the peers.
-    pub multicast: Option<SocketAddr>,
-    /// Whether source addresses are learned.
-    pub learning: bool,
-    /// Whether frames to unknown unicast addresses are flooded.
-    pub flood_unknown: bool,
-    /// Whether only `peers` may send into the segment.
-    pub strict_peers: bool,
-    /// Whether a reserved bit in the VXLAN header is a reason to drop.
-    pub strict_header: bool,
-}
-
-/// One attachment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortSpec {
-    /// Its name.
-    pub name: String,
-    /// How it relates to segments, which are given by name.
-    pub mode: PortModeSpec,
-    /// The largest layer 3 size that may be written to it.
-    pub mtu: u16,
-    /// The MAC address of the device itself, known before it sends.
-    pub mac: Option<StationMac>,
-    /// Whether it is attached. A port that is down keeps its slot and gets no frames.
-    pub up: bool,
-}
-
-/// How a port relates to segments, by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortModeSpec {
-    /// Untagged, one segment.
-    Access(String),
-    /// Tagged, a segment per VLAN; `native` takes what is untagged.
-    Trunk {
-        /// VLAN and segment.
-        vlans: Vec<(VlanId, String)>,
-        /// The segment of untagged frames.
-        native: Option<String>,
-    },
-}
 
 /// A member of a segment: a port, and the tag its frames carry there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,39 +91,6 @@ impl Vtep {
     }
 }
 
-/// What a specification cannot mean.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TopologyError {
-    /// Two segments, or two ports, of one name.
-    #[error("the name \"{0}\" is used twice")]
-    DuplicateName(String),
-    /// Two segments with one number.
-    #[error("VNI {0} is used by two segments")]
-    DuplicateVni(Vni),
-    /// A port names a segment that is not there.
-    #[error("port \"{port}\": no segment \"{segment}\"")]
-    NoSegment {
-        /// The port.
-        port: String,
-        /// The segment it names.
-        segment: String,
-    },
-    /// A trunk carries one VLAN twice, or one segment twice.
-    #[error("port \"{port}\": VLAN or segment appears twice ({what})")]
-    DuplicateOnTrunk {
-        /// The port.
-        port: String,
-        /// The VLAN or the segment's name.
-        what: String,
-    },
-    /// A peer is this node.
-    #[error("segment \"{0}\": this node's own address is among the peers")]
-    PeerIsSelf(String),
-    /// More than 65,535 of something.
-    #[error("too many {0}")]
-    TooMany(&'static str),
-}
-
 /// An immutable snapshot.
 #[derive(Clone, Debug)]
 pub struct Topology {
@@ -195,8 +99,8 @@ pub struct Topology {
     segments: Vec<Option<Segment>>,
     ports: Vec<Slot<Port>>,
     vteps: Vec<Slot<Vtep>>,
-    by_vni: BTreeMap<Vni, SegmentId>,
-    by_ip: BTreeMap<IpAddr, VtepId>,
+    by_vni: Index<Vni, SegmentId>,
+    by_ip: Index<IpAddr, VtepId>,
 }
 
 /// A slot and how often it was used before: an empty slot remembers.
@@ -216,8 +120,8 @@ impl Topology {
             segments: Vec::new(),
             ports: Vec::new(),
             vteps: Vec::new(),
-            by_vni: BTreeMap::new(),
-            by_ip: BTreeMap::new(),
+            by_vni: Index::default(),
+            by_ip: Index::default(),
         }
     }
 
@@ -226,7 +130,7 @@ impl Topology {
     /// # Errors
     /// Everything in `spec` that contradicts itself, at once.
     pub fn succeed(&self, spec: &TopologySpec) -> Result<Self, Vec<TopologyError>> {
-        let errors = check(spec);
+        let errors = spec::check(spec);
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -287,9 +191,8 @@ impl Topology {
         })?;
         self.vteps = before.vteps.iter().map(Slot::vacate).collect();
         for ((ip, (address, configured)), slot) in wanted.into_iter().zip(slots) {
-            let (id, kept) = claim(&mut self.vteps, &before.vteps, slot, |vtep: &Vtep| {
-                vtep.address.ip() == ip
-            });
+            let (id, kept) =
+                claim(&mut self.vteps, &before.vteps, slot, |vtep: &Vtep| vtep.address.ip() == ip);
             let id = VtepId { slot: id.0, generation: id.1 };
             let mtu = match kept {
                 Some(vtep) if before.overlay_mtu == spec.overlay_mtu => Arc::clone(&vtep.mtu),
@@ -331,11 +234,13 @@ impl Topology {
                 members.entry(segment).or_default().push(Member { port: port.id, vlan });
             }
         }
-        let vtep = |address: IpAddr| self.by_ip.get(&address).copied();
+        let vtep = |address: IpAddr| self.by_ip.get(&address);
         let mut lists: BTreeMap<SegmentId, (Vec<VtepId>, Vec<VtepId>)> = BTreeMap::new();
         for segment in self.segments() {
-            let peers: Vec<VtepId> =
-                segment.spec.peers.iter().filter_map(|peer| vtep(peer.ip())).collect();
+            let mut named = BTreeSet::new();
+            let peers = segment.spec.peers.iter().filter_map(|peer| vtep(peer.ip()));
+            // A peer that is listed twice gets one copy of a flooded frame.
+            let peers: Vec<VtepId> = peers.filter(|id| named.insert(*id)).collect();
             let flood = match segment.spec.multicast {
                 Some(group) => vtep(group.ip()).into_iter().collect(),
                 None => peers.clone(),
@@ -410,7 +315,7 @@ impl Topology {
     /// The segment with this number.
     #[must_use]
     pub fn segment_of(&self, vni: Vni) -> Option<&Segment> {
-        self.segment(*self.by_vni.get(&vni)?)
+        self.segment(self.by_vni.get(&vni)?)
     }
 
     /// The segment with this name.
@@ -428,7 +333,7 @@ impl Topology {
     /// The VTEP at this address.
     #[must_use]
     pub fn vtep_at(&self, address: IpAddr) -> Option<&Vtep> {
-        self.vtep(*self.by_ip.get(&address)?)
+        self.vtep(self.by_ip.get(&address)?)
     }
 }
 
@@ -456,18 +361,6 @@ impl PortModeSpec {
                 PortMode::Trunk { vlans, native }
             }
         })
-    }
-
-    /// The segments' names, with the tag that each has on the port.
-    fn segments(&self) -> Vec<(&str, Option<VlanId>)> {
-        match self {
-            Self::Access(segment) => vec![(segment, None)],
-            Self::Trunk { vlans, native } => native
-                .iter()
-                .map(|segment| (segment.as_str(), None))
-                .chain(vlans.iter().map(|(vlan, segment)| (segment.as_str(), Some(*vlan))))
-                .collect(),
-        }
     }
 }
 
@@ -546,40 +439,4 @@ fn claim<'a, T>(
         slots[index].generation = before[index].generation.wrapping_add(1);
     }
     ((slot, slots[index].generation), kept)
-}
-
-fn check(spec: &TopologySpec) -> Vec<TopologyError> {
-    let mut errors = Vec::new();
-    let mut names = BTreeSet::new();
-    let mut vnis = BTreeSet::new();
-    for segment in &spec.segments {
-        if !names.insert(segment.name.as_str()) {
-            errors.push(TopologyError::DuplicateName(segment.name.clone()));
-        }
-        if !vnis.insert(segment.vni) {
-            errors.push(TopologyError::DuplicateVni(segment.vni));
-        }
-        if segment.peers.iter().any(|peer| peer.ip() == spec.local) {
-            errors.push(TopologyError::PeerIsSelf(segment.name.clone()));
-        }
-    }
-    let mut ports = BTreeSet::new();
-    for port in &spec.ports {
-        if !ports.insert(port.name.as_str()) {
-            errors.push(TopologyError::DuplicateName(port.name.clone()));
-        }
-        let (mut seen, mut tags) = (BTreeSet::new(), BTreeSet::new());
-        for (segment, vlan) in port.mode.segments() {
-            let port = port.name.clone();
-            if !names.contains(segment) {
-                errors.push(TopologyError::NoSegment { port, segment: segment.to_owned() });
-            } else if !seen.insert(segment) {
-                errors.push(TopologyError::DuplicateOnTrunk { port, what: segment.to_owned() });
-            } else if vlan.is_some_and(|vlan| !tags.insert(vlan)) {
-                let what = vlan.map(|vlan| format!("VLAN {vlan}")).unwrap_or_default();
-                errors.push(TopologyError::DuplicateOnTrunk { port, what });
-            }
-        }
-    }
-    errors
 }
