@@ -12,33 +12,30 @@ use crate::segment::Segment;
 use crate::word::{Stamp, tick_after};
 use crate::{Expired, Fdb, SegmentId, Tick};
 
-/// Where the sweep is: one at a time.
+/// Where the sweep stopped; one sweeps at a time.
 #[derive(Debug, Default)]
-pub(crate) struct Cursor(Mutex<Position>);
+pub(crate) struct Cursor(Mutex<Option<Position>>);
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Position {
     segment: u32,
     owner: u32,
-}
-
-impl Position {
-    const START: Self = Self { segment: 0, owner: 0 };
 }
 
 impl Fdb {
     /// Removes what has expired, in at most `budget` steps: an entry removed or an owner looked
     /// at is one. Goes on where the turn before stopped.
     pub fn expire(&self, now: Tick, budget: usize) -> Expired {
-        let mut position = self.cursor.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *position == Position::START {
+        let mut cursor = self.cursor.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if cursor.is_none() {
             // Who learns meanwhile brings the deadline down again, and so does the sweep itself.
             self.deadline.store(u64::MAX, Ordering::Relaxed);
         }
+        let mut position = cursor.take().unwrap_or_default();
         let (mut left, mut removed) = (budget.max(1), 0);
         for (SegmentId(id), segment) in self.segments.iter_from(position.segment) {
             if u32::from(id) != position.segment {
-                *position = Position { segment: id.into(), owner: 0 };
+                position = Position { segment: id.into(), owner: 0 };
             }
             loop {
                 let steps = left.min(BATCH);
@@ -49,12 +46,12 @@ impl Fdb {
                     break;
                 }
                 if left == 0 {
+                    *cursor = Some(position);
                     self.tally.expired.add(removed as u64);
                     return Expired { removed, done: false };
                 }
             }
         }
-        *position = Position::START;
         self.tally.expired.add(removed as u64);
         Expired { removed, done: true }
     }
@@ -63,8 +60,7 @@ impl Fdb {
     /// nothing ages.
     #[must_use]
     pub fn next_deadline(&self, now: Tick) -> Option<Tick> {
-        let position = *self.cursor.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if position != Position::START {
+        if self.cursor.0.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Some(now);
         }
         match self.deadline.load(Ordering::Relaxed) {
