@@ -1,47 +1,33 @@
-//! The table and its verbs.
+//! The table: its parts, configuration, and what is asked without changing anything.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use encap::{MacAddr, StationMac};
+use encap::MacAddr;
 
+use crate::damping::Rule;
+use crate::owners::Owners;
+use crate::segment::{Segment, Segments};
+use crate::shard::Shards;
+use crate::sweep::Cursor;
+use crate::totals::Tally;
+use crate::word::{Key, Stamp, millis};
 use crate::{
-    Counts, Dest, Expired, Insert, Learn, Lookup, Origin, Reader, Refusal, Row, Scope, SegmentId,
-    SegmentLimits, Settings, Tick, Totals,
+    Counts, Dest, Lookup, Reader, Row, Scope, SegmentId, SegmentLimits, Settings, Tick, Totals,
 };
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    dest: Dest,
-    origin: Origin,
-    seen: Tick,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    limits: BTreeMap<SegmentId, SegmentLimits>,
-    generations: BTreeMap<SegmentId, u32>,
-    entries: BTreeMap<(SegmentId, StationMac), Entry>,
-    totals: Totals,
-}
-
-impl State {
-    fn live(&self, segment: SegmentId, mac: StationMac, now: Tick) -> Option<Entry> {
-        let aging = self.limits.get(&segment)?.aging_ms;
-        let entry = self.entries.get(&(segment, mac)).copied()?;
-        (entry.origin != Origin::Learned || aging == 0 || now.since(entry.seen) < aging)
-            .then_some(entry)
-    }
-
-    fn bump(&mut self, segment: SegmentId) {
-        *self.generations.entry(segment).or_default() += 1;
-    }
-}
-
-/// Who lives where. Shared by all workers and by control.
+/// Who lives where. Shared by all workers and by control; see the crate's page for the rules.
 #[derive(Debug)]
 pub struct Fdb {
-    state: Mutex<State>,
+    pub(crate) segments: Segments,
+    pub(crate) shards: Shards,
+    pub(crate) owners: Owners,
+    pub(crate) tally: Tally,
+    pub(crate) damping: Rule,
+    pub(crate) max_entries: u32,
+    /// No learned entry expires before this tick; `u64::MAX` for never.
+    pub(crate) deadline: AtomicU64,
+    pub(crate) cursor: Cursor,
 }
 
 impl Default for Fdb {
@@ -51,14 +37,19 @@ impl Default for Fdb {
 }
 
 impl Fdb {
-    /// An empty table.
+    /// An empty table, a few hundred KiB with all its readers.
     #[must_use]
-    pub fn new(_settings: Settings) -> Self {
-        Self { state: Mutex::default() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            segments: Segments::default(),
+            shards: Shards::new(settings.seed),
+            owners: Owners::default(),
+            tally: Tally::default(),
+            damping: settings.damping.into(),
+            max_entries: settings.max_entries,
+            deadline: AtomicU64::new(u64::MAX),
+            cursor: Cursor::default(),
+        }
     }
 
     /// A worker's own view: one per thread.
@@ -67,189 +58,104 @@ impl Fdb {
         Reader::new(Arc::clone(self))
     }
 
-    /// Makes a segment learn by these limits, from now on. What is above a lowered limit goes.
-    pub fn configure_segment(&self, segment: SegmentId, limits: SegmentLimits) {
-        self.state().limits.insert(segment, limits);
+    /// Makes a segment learn by these limits, from now on. Entries above a lowered limit go at
+    /// once, the oldest of the heaviest owners first.
+    pub fn configure_segment(&self, id: SegmentId, limits: SegmentLimits) {
+        let segment = self.segments.get_or_make(id);
+        let mut ledger = segment.lock();
+        ledger.limits = Some(limits);
+        segment.hot.configure(Some(&limits));
+        drop(ledger);
+        self.trim(id, segment);
+        // The sweep works out anew when something ends.
+        self.deadline.store(0, Ordering::Relaxed);
     }
 
     /// Forgets a segment with all its entries. Returns how many went.
-    pub fn remove_segment(&self, segment: SegmentId) -> usize {
-        let count = self.flush(Scope::segment(segment).with_pinned());
-        self.state().limits.remove(&segment);
+    pub fn remove_segment(&self, id: SegmentId) -> usize {
+        let Some(segment) = self.segments.get(id) else { return 0 };
+        let mut ledger = segment.lock();
+        ledger.limits = None;
+        segment.hot.configure(None);
+        drop(ledger);
+        let count = self.flush(Scope::segment(id).with_pinned());
+        segment.hot.bump();
         count
     }
 
     /// How a segment learns; `None` where it is not configured.
     #[must_use]
     pub fn limits(&self, segment: SegmentId) -> Option<SegmentLimits> {
-        self.state().limits.get(&segment).copied()
+        self.segments.get(segment)?.lock().limits
     }
 
-    /// Where a station lives.
+    /// Where a station lives. Takes no lock; for a frame's path see [`Reader::lookup`].
     #[must_use]
     pub fn lookup(&self, segment: SegmentId, mac: MacAddr, now: Tick) -> Lookup {
-        mac.station()
-            .and_then(|mac| self.state().live(segment, mac, now))
-            .map_or(Lookup::Unknown, |entry| entry.dest.into())
+        let Some(Segment { hot, .. }) = self.segments.get(segment) else { return Lookup::Unknown };
+        let Some(key) = Key::of_destination(segment, mac) else { return Lookup::Unknown };
+        let word = self.shards.read(self.shards.hash(key), key);
+        if word.is_dead() || hot.expired(word, Stamp::of(now)) {
+            return Lookup::Unknown;
+        }
+        word.dest().into()
     }
 
-    /// Takes in that a frame came from this station at this place.
-    pub fn learn(&self, segment: SegmentId, mac: StationMac, dest: Dest, now: Tick) -> Learn {
-        let mut state = self.state();
-        if !state.limits.get(&segment).is_some_and(|limits| limits.learning) {
-            return Learn::Refused(Refusal::Disabled);
-        }
-        let before = state.live(segment, mac, now);
-        if before.is_some_and(|entry| entry.origin != Origin::Learned) {
-            return match before {
-                Some(entry) if entry.dest == dest => Learn::Known,
-                _ => Learn::Refused(Refusal::Static),
-            };
-        }
-        state.entries.insert((segment, mac), Entry { dest, origin: Origin::Learned, seen: now });
-        match before {
-            None => Learn::New { evicted: None },
-            Some(entry) if entry.dest == dest => Learn::Known,
-            Some(entry) => {
-                state.bump(segment);
-                Learn::Moved { from: entry.dest }
-            }
-        }
-    }
-
-    /// Sets a static or control-plane entry.
-    pub fn insert(
-        &self,
-        segment: SegmentId,
-        mac: StationMac,
-        dest: Dest,
-        origin: Origin,
-        now: Tick,
-    ) -> Insert {
-        let mut state = self.state();
-        let before = state.entries.get(&(segment, mac)).copied();
-        if origin == Origin::Learned
-            || (origin == Origin::Control && before.is_some_and(|e| e.origin == Origin::Static))
-        {
-            return Insert::Refused;
-        }
-        state.entries.insert((segment, mac), Entry { dest, origin, seen: now });
-        state.bump(segment);
-        match before {
-            None => Insert::New,
-            Some(e) if e.dest == dest && e.origin == origin => Insert::Unchanged,
-            Some(e) => Insert::Replaced { dest: e.dest, origin: e.origin },
-        }
-    }
-
-    /// Removes an entry, of whatever origin. Returns where it said the station lives.
-    pub fn remove(&self, segment: SegmentId, mac: StationMac) -> Option<(Dest, Origin)> {
-        let mut state = self.state();
-        state.bump(segment);
-        state.entries.remove(&(segment, mac)).map(|entry| (entry.dest, entry.origin))
-    }
-
-    /// Removes what is in scope. Returns how many entries went.
-    pub fn flush(&self, scope: Scope) -> usize {
-        let mut state = self.state();
-        let before = state.entries.len();
-        state.entries.retain(|(segment, mac), entry| {
-            scope.segment.is_some_and(|s| s != *segment)
-                || scope.mac.is_some_and(|m| m != *mac)
-                || scope.dest.is_some_and(|d| d != entry.dest)
-                || (entry.origin != Origin::Learned && !scope.pinned)
-        });
-        for generation in state.generations.values_mut() {
-            *generation += 1;
-        }
-        before - state.entries.len()
-    }
-
-    /// Sweeps out what has expired, in at most about `budget` steps.
-    pub fn expire(&self, now: Tick, _budget: usize) -> Expired {
-        let mut state = self.state();
-        let dead: Vec<_> = state
-            .entries
-            .keys()
-            .copied()
-            .filter(|&(segment, mac)| state.live(segment, mac, now).is_none())
-            .collect();
-        for key in &dead {
-            state.entries.remove(key);
-        }
-        Expired { removed: dead.len(), done: true }
-    }
-
-    /// When [`Self::expire`] has something to do next; never before `now`.
+    /// Changes when an entry of the segment moves, is set, removed or flushed: not when a station
+    /// is learned, ages out or is evicted.
+    ///
+    /// The contract for whoever keeps an answer: read the generation, then look up, keep both. The
+    /// answer holds while the generation is the same and for at most one second, since an eviction
+    /// does not announce itself; and no longer than the entry itself.
     #[must_use]
-    pub fn next_deadline(&self, now: Tick) -> Option<Tick> {
-        let state = self.state();
-        state
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.origin == Origin::Learned)
-            .filter_map(|((segment, _), entry)| {
-                let aging = state.limits.get(segment)?.aging_ms;
-                (aging > 0).then(|| Tick(entry.seen.0 + aging).max(now))
-            })
-            .min()
+    pub fn generation(&self, segment: SegmentId) -> u32 {
+        self.segments.get(segment).map_or(0, |segment| segment.hot.generation())
     }
 
-    /// All entries that have not expired, by segment and address.
+    /// All entries that have not expired, by segment and address. Takes no lock: each row is an
+    /// entry that stood while this ran.
     #[must_use]
     pub fn entries(&self, now: Tick) -> Vec<Row> {
-        let state = self.state();
-        let rows = state.entries.keys().filter_map(|&(segment, mac)| {
-            let entry = state.live(segment, mac, now)?;
-            let Entry { dest, origin, seen } = entry;
-            Some(Row { segment, mac, dest, origin, age_ms: now.since(seen) })
-        });
-        rows.collect()
+        let now = Stamp::of(now);
+        let mut rows = Vec::new();
+        for table in self.shards.tables() {
+            rows.extend(table.iter().filter_map(|(_, key, word)| {
+                let segment = key.segment();
+                if self.segments.get(segment)?.hot.expired(word, now) {
+                    return None;
+                }
+                let age_ms = millis(word.seen().age(now));
+                let (dest, origin) = (word.dest(), word.origin());
+                Some(Row { segment, mac: key.mac()?, dest, origin, age_ms })
+            }));
+        }
+        rows.sort_unstable();
+        rows
     }
 
-    /// Entries of a segment by origin.
+    /// Entries of a segment by origin, without counting them anew.
     #[must_use]
     pub fn counts(&self, segment: SegmentId) -> Counts {
-        let mut counts = Counts::default();
-        for ((s, _), entry) in &self.state().entries {
-            if *s == segment {
-                match entry.origin {
-                    Origin::Learned => counts.learned += 1,
-                    Origin::Static => counts.fixed += 1,
-                    Origin::Control => counts.control += 1,
-                }
-            }
-        }
-        counts
+        self.segments.get(segment).map_or_else(Counts::default, |segment| segment.lock().counts())
     }
 
-    /// Learned entries of each owner in a segment, ordered by owner.
+    /// Everyone who has entries in a segment, with the number of learned ones, ordered.
     #[must_use]
     pub fn owners(&self, segment: SegmentId) -> Vec<(Dest, u32)> {
-        let mut owners = BTreeMap::new();
-        for ((s, _), entry) in &self.state().entries {
-            if *s == segment && entry.origin == Origin::Learned {
-                *owners.entry(entry.dest).or_default() += 1;
-            }
-        }
-        owners.into_iter().collect()
+        self.segments
+            .get(segment)
+            .map_or_else(Vec::new, |segment| segment.lock().owners().collect())
     }
 
     /// Events since the table was made.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.state().totals
+        self.tally.totals()
     }
 
-    /// Changes when an entry of the segment moved, was set, removed or flushed.
-    #[must_use]
-    pub fn generation(&self, segment: SegmentId) -> u32 {
-        self.state().generations.get(&segment).copied().unwrap_or(0)
-    }
-
-    /// Bytes that the table has allocated.
+    /// Bytes that the table has allocated, without those of its readers.
     #[must_use]
     pub fn memory(&self) -> usize {
-        size_of::<Self>() + self.state().entries.len() * size_of::<(SegmentId, StationMac, Entry)>()
+        size_of::<Self>() + self.segments.bytes() + self.shards.bytes() + self.owners.bytes()
     }
 }

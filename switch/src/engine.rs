@@ -4,7 +4,7 @@
 use crate::answer;
 use crate::classify::{self, Admitted, Cast};
 use crate::counters::{Counters, Ingress, Weight};
-use crate::egress::{Egress, Remotes, tagged};
+use crate::egress::{Egress, Remotes, Retagged};
 use crate::forward::{self, Answer, Decision};
 use crate::reason::DropReason;
 use crate::sink::Sink;
@@ -188,9 +188,8 @@ impl Walk<'_> {
             Decision::Answer(answer) => {
                 let vlan = admitted.ethernet.tag.and_then(Tag::vlan);
                 reply(answer, frame, &admitted, |frame| {
-                    tagged(frame, None, vlan, |frame| {
-                        sink.to_port(port.id, port.spec.mtu, frame);
-                    });
+                    let mut frame = Retagged::new(frame, None);
+                    sink.to_port(port.id, port.spec.mtu, &frame.with(vlan));
                 })
             }
             Decision::Drop(reason) => Err(reason),
