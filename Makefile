@@ -10,6 +10,8 @@ PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 DESTDIR ?=
+PROFILE ?= release
+BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 FUZZ_SECONDS ?= 60
 
 # Whole-daemon tests that need namespaces; all others run as anybody, anywhere.
@@ -39,7 +41,7 @@ lint: setup-build packaging-check ## format, clippy, documentation, shell script
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
-	@if command -v shellcheck >/dev/null; then shellcheck .ci/run tests/setup tests/systemd/run packaging/verify; \
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run tests/setup tests/systemd/run tests/systemd/proof packaging/verify; \
 	else echo "lint: shellcheck is not installed, scripts are not checked"; fi
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
 	else echo "lint: cargo-deny is not installed, dependencies are not checked"; fi
@@ -59,8 +61,8 @@ fuzz: setup-build ## each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a n
 	  $(CARGO) +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); done
 
 install: ## the daemon, its unit, account, sysctl file and example config, under DESTDIR
-	$(CARGO) build --release --bins
-	install -Dm755 target/release/tapestry $(DESTDIR)$(PREFIX)/bin/tapestry
+	$(CARGO) build --profile $(PROFILE) --bins
+	install -Dm755 $(BUILT)/tapestry $(DESTDIR)$(PREFIX)/bin/tapestry
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's#/usr/bin/tapestry#$(PREFIX)/bin/tapestry#; s#/etc/tapestry#$(SYSCONFDIR)/tapestry#' \
 	  packaging/tapestry.service > $(DESTDIR)$(UNITDIR)/tapestry.service
