@@ -1,1 +1,4 @@
 //! Devices: making, configuring, adopting and removing them.
+
+pub mod netlink;
+pub mod netns;
