@@ -20,7 +20,7 @@ pub struct DeviceError {
     /// What was tried.
     pub step: &'static str,
     /// Why it failed.
-    pub cause: Cause,
+    pub cause: Box<Cause>,
 }
 
 struct Where<'a>(Option<&'a NetnsRef>);
@@ -70,7 +70,7 @@ impl DeviceError {
     /// The errno behind it, if there is one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
-        match &self.cause {
+        match &*self.cause {
             Cause::Io(error) | Cause::Offload(OffloadError::Io(error)) => error.raw_os_error(),
             Cause::Netlink(error) => error.errno(),
             Cause::Netns(error) => error.source.raw_os_error(),
@@ -81,7 +81,7 @@ impl DeviceError {
     /// The reason why a device was not adopted, if it is that.
     #[must_use]
     pub fn mismatch(&self) -> Option<&Mismatch> {
-        match &self.cause {
+        match &*self.cause {
             Cause::Mismatch(reason) => Some(reason),
             _ => None,
         }
@@ -90,7 +90,7 @@ impl DeviceError {
     /// Whether the namespace is not there.
     #[must_use]
     pub fn is_netns_absent(&self) -> bool {
-        match &self.cause {
+        match &*self.cause {
             Cause::Netns(error) => error.is_absent(),
             Cause::Mismatch(reason) => matches!(reason, Mismatch::NoNamespace),
             _ => false,

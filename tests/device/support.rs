@@ -4,8 +4,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
-use tapestry::device::netlink::Netlink;
+use tapestry::device::adopt::Expectation;
+use tapestry::device::make::Made;
+use tapestry::device::netlink::{Netlink, Route};
 use tapestry::device::netns::{self, Netns};
+use tapestry::device::offload::OffloadWish;
+use tapestry::device::spec::{NetnsRef, TapSpec};
 
 /// Whether namespaces and TAP devices may be made here. If not, says so and returns false; where
 /// everything must run (CI, TAPESTRY_REQUIRE_ALL) it fails instead.
@@ -69,4 +73,35 @@ impl Drop for Named {
         // A test may have removed it itself.
         let _ = netns::remove_named(&self.name);
     }
+}
+
+/// A plain persistent device `eth0` in a namespace.
+pub(crate) fn spec(named: &Named) -> TapSpec {
+    TapSpec {
+        netns: Some(NetnsRef(named.name.clone())),
+        ifname: "eth0".to_owned(),
+        mac: "02:00:00:00:0a:01".parse().unwrap(),
+        mtu: 1450,
+        queues: 1,
+        owner: nix::unistd::geteuid().as_raw(),
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        txqueuelen: None,
+        persist: true,
+        offload: OffloadWish::Auto,
+    }
+}
+
+/// What a journal would remember of a device.
+pub(crate) fn expectation(spec: &TapSpec, made: &Made) -> Expectation {
+    Expectation {
+        mac: made.facts.mac,
+        owner: spec.owner,
+        netns: Some(made.facts.netns),
+        ifindex: Some(made.facts.ifindex),
+    }
+}
+
+pub(crate) fn route(to: &str, via: Option<&str>) -> Route {
+    Route { to: to.parse().unwrap(), via: via.map(|via| via.parse().unwrap()) }
 }
