@@ -11,7 +11,7 @@ use tapestry::device::netlink::LinkChange;
 use tapestry::device::offload::{OffloadWish, TapOffloads};
 use tapestry::device::spec::TapSpec;
 
-use crate::support::{Named, expectation, permitted, route, spec};
+use crate::support::{Named, expectation, installed, knows_other_uids, permitted, route, spec};
 
 /// The names of all devices in a namespace but `lo`.
 fn devices(named: &Named) -> Vec<String> {
@@ -262,6 +262,9 @@ fn taps_that_are_not_ours_are_refused_with_the_reason() {
         ),
     ];
     for (options, mac, reason) in cases {
+        if options.contains(&"54321") && !knows_other_uids() {
+            continue;
+        }
         let add = [&["tuntap", "add", "dev", "eth0", "mode", "tap"], options].concat();
         named.ip_do(&add);
         named.ip_do(&["link", "set", "eth0", "address", mac]);
@@ -383,7 +386,7 @@ fn a_device_in_the_own_namespace_needs_no_entering() {
 
 #[test]
 fn offloads_follow_the_wish() {
-    if !permitted() {
+    if !permitted() || !installed("ethtool") {
         return;
     }
     let named = Named::new();
