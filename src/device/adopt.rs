@@ -186,12 +186,7 @@ pub fn adopt_descriptors(
 ) -> Result<Made, DeviceError> {
     let mut ifname = "(descriptor)".to_owned();
     let found = check_descriptors(&queues, expect, &mut ifname);
-    let fail = |cause| DeviceError {
-        ifname,
-        netns: None,
-        step: "adopt descriptors",
-        cause: Box::new(cause),
-    };
+    let fail = |cause| DeviceError { ifname, netns: None, step: "adopt descriptors", cause };
     let (identified, netns) = match found {
         Ok(found) => found,
         Err(cause) => return Err(fail(cause)),

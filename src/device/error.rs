@@ -20,7 +20,7 @@ pub struct DeviceError {
     /// What was tried.
     pub step: &'static str,
     /// Why it failed.
-    pub cause: Box<Cause>,
+    pub cause: Cause,
 }
 
 struct Where<'a>(Option<&'a NetnsRef>);
@@ -39,7 +39,7 @@ pub enum Cause {
     Io(#[from] io::Error),
     /// A netlink request.
     #[error(transparent)]
-    Netlink(#[from] NetlinkError),
+    Netlink(Box<NetlinkError>),
     /// The namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
@@ -60,6 +60,12 @@ pub enum Cause {
     Spec(&'static str),
 }
 
+impl From<NetlinkError> for Cause {
+    fn from(error: NetlinkError) -> Self {
+        Self::Netlink(Box::new(error))
+    }
+}
+
 impl From<nix::errno::Errno> for Cause {
     fn from(errno: nix::errno::Errno) -> Self {
         Self::Io(errno.into())
@@ -70,7 +76,7 @@ impl DeviceError {
     /// The errno behind it, if there is one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
-        match &*self.cause {
+        match &self.cause {
             Cause::Io(error) | Cause::Offload(OffloadError::Io(error)) => error.raw_os_error(),
             Cause::Netlink(error) => error.errno(),
             Cause::Netns(error) => error.source.raw_os_error(),
@@ -81,7 +87,7 @@ impl DeviceError {
     /// The reason why a device was not adopted, if it is that.
     #[must_use]
     pub fn mismatch(&self) -> Option<&Mismatch> {
-        match &*self.cause {
+        match &self.cause {
             Cause::Mismatch(reason) => Some(reason),
             _ => None,
         }
@@ -90,7 +96,7 @@ impl DeviceError {
     /// Whether the namespace is not there.
     #[must_use]
     pub fn is_netns_absent(&self) -> bool {
-        match &*self.cause {
+        match &self.cause {
             Cause::Netns(error) => error.is_absent(),
             Cause::Mismatch(reason) => matches!(reason, Mismatch::NoNamespace),
             _ => false,

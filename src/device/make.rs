@@ -96,7 +96,7 @@ pub(super) fn reopen(spec: &TapSpec, expect: &Expectation) -> Result<Made, Devic
     at.name(validate(spec))?;
     match at.enter(|netns| reopen_inside(spec, expect, netns)) {
         Err(error) if error.is_netns_absent() => {
-            Err(DeviceError { cause: Box::new(Mismatch::NoNamespace.into()), ..error })
+            Err(DeviceError { cause: Mismatch::NoNamespace.into(), ..error })
         }
         result => result,
     }
@@ -147,7 +147,7 @@ impl At<'_> {
             ifname: self.ifname.to_owned(),
             netns: self.netns.cloned(),
             step,
-            cause: Box::new(cause),
+            cause,
         })
     }
 
@@ -375,7 +375,7 @@ mod tests {
             TapSpec { queues: 257, ..spec() },
         ] {
             let error = make(&bad).unwrap_err();
-            assert!(matches!(*error.cause, Cause::Spec(_)), "{error}");
+            assert!(matches!(error.cause, Cause::Spec(_)), "{error}");
         }
     }
 

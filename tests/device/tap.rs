@@ -224,7 +224,7 @@ fn a_name_that_is_taken_is_left_alone() {
     let spec = spec(&named);
     named.netlink(|netlink| netlink.add_veth("eth0", "peer", None).unwrap());
     let error = make::make(&spec).unwrap_err();
-    assert!(matches!(&*error.cause, Cause::Taken { kind } if kind == "veth"), "{error}");
+    assert!(matches!(&error.cause, Cause::Taken { kind } if kind == "veth"), "{error}");
     assert!(error.to_string().contains("eth0") && error.to_string().contains(&named.name));
     let expect = Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
     for error in [
@@ -271,7 +271,7 @@ fn taps_that_are_not_ours_are_refused_with_the_reason() {
         let before = named.ip(&["addr"]);
         let error = adopt::adopt(&spec, &expect).unwrap_err();
         assert_eq!(error.mismatch(), Some(&reason), "{options:?}: {error}");
-        assert!(matches!(*make::make(&spec).unwrap_err().cause, Cause::Taken { .. }));
+        assert!(matches!(make::make(&spec).unwrap_err().cause, Cause::Taken { .. }));
         assert_eq!(named.ip(&["addr"]), before);
         named.ip_do(&["link", "del", "eth0"]);
     }
