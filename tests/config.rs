@@ -1,5 +1,7 @@
 //! The configuration: what is accepted, and what every mistake is told.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;

@@ -143,7 +143,7 @@ pub struct PortAdd {
     #[arg(long, value_name = "VLAN=S,…", value_delimiter = ',', value_parser = trunk)]
     pub trunk: Vec<TrunkSpec>,
     /// The segment of a trunk's untagged frames.
-    #[arg(long, value_name = "S", requires = "trunk")]
+    #[arg(long, value_name = "S", conflicts_with = "segment", requires = "trunk")]
     pub native: Option<String>,
     /// The namespace of the device: a name known to `ip netns`, or a path. Default: the daemon's.
     #[arg(long, value_name = "N")]
