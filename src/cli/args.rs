@@ -61,8 +61,8 @@ pub enum Verb {
     },
     /// Validate a configuration and touch nothing.
     ///
-    /// Every error is printed with its place and its path, which counts from 0: port[0] is the
-    /// first [[port]].
+    /// Every error is printed with its place in the file and its path, in which the first
+    /// port is number 0: `port[0].segment`.
     #[command(
         verbatim_doc_comment,
         after_help = "Example:\n  tapestry check --config /etc/tapestry/tapestry.toml"
