@@ -1,5 +1,7 @@
 //! The configuration: what is accepted, and what every mistake is told.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
@@ -559,6 +561,22 @@ proptest! {
         text.replace_range(at..(at + cut).min(GOOD.len()), &put);
         answered(&text);
     }
+}
+
+#[test]
+fn a_request_with_too_much_is_refused_at_once() {
+    let config = Config::parse(GOOD).unwrap();
+    let spec = PortSpec {
+        name: "c".to_owned(),
+        segment: Some("blue".to_owned()),
+        addresses: (0..60_000_u32)
+            .map(|n| format!("{}/8", std::net::Ipv4Addr::from(n + (10 << 24) + 1)))
+            .collect(),
+        ..PortSpec::default()
+    };
+    let problems = check_port(&spec, &config.node.name, &config.segments, &[]).unwrap_err();
+    let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["addresses: 60000 of them, 256 at most"]);
 }
 
 #[test]

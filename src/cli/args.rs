@@ -19,7 +19,7 @@ Exit codes:
 /// except `check` and `teardown`, which need none.
 #[derive(Debug, Parser)]
 #[command(name = "tapestry", version, after_help = EXIT_CODES, arg_required_else_help = true)]
-#[command(propagate_version = false, infer_subcommands = false, max_term_width = 100)]
+#[command(propagate_version = false, infer_subcommands = false, verbatim_doc_comment)]
 pub struct Args {
     /// Print one JSON document instead of a table.
     #[arg(long, global = true)]
@@ -42,6 +42,7 @@ pub enum Verb {
     /// leaves ports, addresses and routes for the next start, which adopts them: what is attached
     /// does not notice. `tapestry teardown` removes them. TAPESTRY_LOG sets what is logged:
     /// `info` (the default), `debug`, `tapestry::daemon=trace,warn`.
+    #[command(verbatim_doc_comment)]
     Run {
         #[allow(missing_docs)]
         #[command(flatten)]
@@ -60,9 +61,12 @@ pub enum Verb {
     },
     /// Validate a configuration and touch nothing.
     ///
-    /// Every error is printed with its place and its path, which counts from 0: port[0] is the
-    /// first [[port]].
-    #[command(after_help = "Example:\n  tapestry check --config /etc/tapestry/tapestry.toml")]
+    /// Every error is printed with its place in the file and its path, in which the first
+    /// port is number 0: `port[0].segment`.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "Example:\n  tapestry check --config /etc/tapestry/tapestry.toml"
+    )]
     Check {
         #[allow(missing_docs)]
         #[command(flatten)]
@@ -72,6 +76,7 @@ pub enum Verb {
     ///
     /// Prints what changed. What did not change is not touched. A file with errors changes
     /// nothing; ports made with `port add` or by the CNI plugin stay.
+    #[command(verbatim_doc_comment)]
     Reload,
     /// Show version, node, underlay, workers, offloads in use, uptime and totals.
     Status,
@@ -143,7 +148,7 @@ pub struct PortAdd {
     #[arg(long, value_name = "VLAN=S,…", value_delimiter = ',', value_parser = trunk)]
     pub trunk: Vec<TrunkSpec>,
     /// The segment of a trunk's untagged frames.
-    #[arg(long, value_name = "S", requires = "trunk")]
+    #[arg(long, value_name = "S", conflicts_with = "segment", requires = "trunk")]
     pub native: Option<String>,
     /// The namespace of the device: a name known to `ip netns`, or a path. Default: the daemon's.
     #[arg(long, value_name = "N")]

@@ -80,7 +80,8 @@ impl From<ClientError> for Failed {
                 )),
             },
             ClientError::Refused { failure, .. } => {
-                let message = match failure.path.filter(|path| !failure.error.contains(path)) {
+                let said = |path: &String| failure.error.starts_with(&format!("{path}: "));
+                let message = match failure.path.as_ref().filter(|path| !said(path)) {
                     Some(path) => format!("{path}: {}", failure.error),
                     None => failure.error,
                 };

@@ -5,8 +5,12 @@ use core::time::Duration;
 
 use super::reader::shorten;
 
-/// `address` or `address:port`, an IPv6 address with a port in brackets.
-pub(super) fn peer(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+/// A remote VTEP as it is typed: `address` or `address:port`, an IPv6 address with a port in
+/// brackets.
+///
+/// # Errors
+/// What is wrong with it, in words: it is neither, or no VTEP can have that address.
+pub fn parse_peer(text: &str, default_port: u16) -> Result<SocketAddr, String> {
     let peer = match text.parse::<IpAddr>() {
         Ok(address) => SocketAddr::new(address, default_port),
         Err(_) => text.parse().map_err(|_| {

@@ -19,6 +19,10 @@ pub(super) const MTU: core::ops::RangeInclusive<u32> = 68..=65_521;
 /// The least MTU of IPv6 (RFC 8200 section 5).
 const MTU_V6: u32 = 1280;
 
+/// More addresses and routes than any device needs; the checks compare each with each.
+const MAX_ADDRESSES: usize = 256;
+const MAX_ROUTES: usize = 1024;
+
 /// Checks a port against the segments there are and the ports there are already.
 ///
 /// # Errors
@@ -60,6 +64,12 @@ struct Say<'a> {
 impl Say<'_> {
     fn say(&mut self, key: impl core::fmt::Display, message: impl Into<String>) {
         self.problems.push(Problem::new(format!("{}{key}", self.prefix), message));
+    }
+
+    fn at_most(&mut self, key: &str, have: usize, max: usize) {
+        if have > max {
+            self.say(key, format!("{have} of them, {max} at most"));
+        }
     }
 
     /// The value, or `None` after saying what is wrong.
@@ -265,8 +275,9 @@ fn ifname(spec: &PortSpec, say: &mut Say<'_>) -> Option<IfName> {
 }
 
 fn addresses(texts: &[String], say: &mut Say<'_>) -> Vec<IpNet> {
-    let mut nets: Vec<IpNet> = Vec::with_capacity(texts.len());
-    for (index, text) in texts.iter().enumerate() {
+    let mut nets: Vec<IpNet> = Vec::new();
+    say.at_most("addresses", texts.len(), MAX_ADDRESSES);
+    for (index, text) in texts.iter().enumerate().take(MAX_ADDRESSES) {
         let twice = |net: &IpNet| nets.iter().any(|other| other.addr() == net.addr());
         match address(text) {
             Ok(net) if twice(&net) => {
@@ -306,8 +317,9 @@ fn address(text: &str) -> Result<IpNet, String> {
 }
 
 fn routes(specs: &[RouteSpec], nets: Option<&[IpNet]>, say: &mut Say<'_>) -> Vec<Route> {
-    let mut routes: Vec<Route> = Vec::with_capacity(specs.len());
-    for (index, spec) in specs.iter().enumerate() {
+    let mut routes: Vec<Route> = Vec::new();
+    say.at_most("routes", specs.len(), MAX_ROUTES);
+    for (index, spec) in specs.iter().enumerate().take(MAX_ROUTES) {
         let key = format!("routes[{index}].");
         let via = spec.via.as_deref().map(|text| via(text, nets)).transpose();
         let Some(via) = say.keep(&format!("{key}via"), via) else {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use encap::Vni;
 
-use super::address::{duration, family, peer};
+use super::address::{duration, family, parse_peer};
 use super::reader::shorten;
 use super::{DEFAULT_PORT, Local, Name, Problem, Segment, SegmentSpec, Underlay, UnknownUnicast};
 
@@ -80,9 +80,10 @@ impl<'u> SegmentRules<'u> {
         };
         let name = self.name(&spec.name).map_err(|message| say("name", message));
         let vni = self.vni(spec).map_err(|message| say("vni", message));
-        let mut peers = Vec::with_capacity(spec.peers.len());
+        let mut peers = Vec::new();
+        let mut seen = HashSet::new();
         for (index, text) in spec.peers.iter().enumerate() {
-            match self.peer(text, &peers) {
+            match self.peer(text, &mut seen) {
                 Ok(peer) => peers.push(peer),
                 Err(message) => say(&format!("peers[{index}]"), message),
             }
@@ -138,22 +139,22 @@ impl<'u> SegmentRules<'u> {
         }
     }
 
-    fn peer(&mut self, text: &str, before: &[SocketAddr]) -> Result<SocketAddr, String> {
+    fn peer(&mut self, text: &str, seen: &mut HashSet<SocketAddr>) -> Result<SocketAddr, String> {
         let own_port = self.underlay.map_or(DEFAULT_PORT, |underlay| underlay.port);
-        let peer = peer(text, own_port)?;
+        let peer = parse_peer(text, own_port)?;
         let address = peer.ip();
         if self.own() == Some(address) && peer.port() == own_port {
             return Err(format!("{address} is this node's own address"));
         }
         self.same_family(address)?;
-        if before.contains(&peer) {
-            return Err(format!("{text} is already in the list"));
-        }
         let port = *self.peer_ports.entry(address).or_insert_with(|| peer.port());
         if port != peer.port() {
             return Err(format!(
                 "{address} is already a peer with port {port}; received datagrams do not tell the two apart"
             ));
+        }
+        if !seen.insert(peer) {
+            return Err(format!("{text} is already in the list"));
         }
         Ok(peer)
     }

@@ -19,6 +19,7 @@ mod segment;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+pub use address::parse_peer;
 pub use check_port::check_port;
 pub use check_segment::check_segment;
 pub use error::{ConfigError, Problem, render_error};

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::metrics::{Format, render};
-use super::server::accept_until;
+use super::server::serve_until;
 use super::{Answer, Command, Handle, Refusal, Reply};
 
 /// How long the control loop may take before it counts as stuck.
@@ -53,8 +53,7 @@ impl MetricsListener {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .with_state(handle);
-        let accept = async || listener.accept().await.map(|(stream, _)| stream);
-        accept_until(accept, routes, stop).await;
+        serve_until(listener, routes, stop).await;
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
+use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -61,9 +62,7 @@ impl ControlSocket {
     /// only that client's connection.
     pub async fn serve(self, handle: Handle, stop: impl Future<Output = ()>) -> io::Result<()> {
         let listener = tokio::net::UnixListener::from_std(self.listener.try_clone()?)?;
-        let routes = router(handle);
-        let accept = async || listener.accept().await.map(|(stream, _)| stream);
-        accept_until(accept, routes, stop).await;
+        serve_until(listener, router(handle), stop).await;
         Ok(())
     }
 }
@@ -97,32 +96,22 @@ fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Serves each connection that `accept` brings on a task of its own.
-pub(super) async fn accept_until<S>(
-    accept: impl AsyncFn() -> io::Result<S>,
+/// Serves each connection to `listener` on a task of its own. The listener itself sits out what
+/// accepting can fail with.
+pub(super) async fn serve_until<L: Listener>(
+    mut listener: L,
     routes: Router,
     stop: impl Future<Output = ()>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     tokio::pin!(stop);
     loop {
-        let accepted = tokio::select! {
+        let (stream, _) = tokio::select! {
             () = &mut stop => return,
-            accepted = accept() => accepted,
+            accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok(stream) => {
-                if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-                    tokio::spawn(one(stream, routes.clone(), place));
-                }
-            }
-            Err(error) => {
-                // Out of descriptors, or the client has gone already. Neither may spin.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            tokio::spawn(one(stream, routes.clone(), place));
         }
     }
 }
