@@ -21,6 +21,10 @@ const RING: u32 = 1000;
 const PATH_FLOOR_V4: u16 = 576;
 const PATH_FLOOR_V6: u16 = 1280;
 
+/// How long a lowered path MTU is believed before the full one is tried again (RFC 1191 section
+/// 6.3 recommends ten minutes).
+pub(super) const PATH_MTU_MS: u64 = 10 * 60 * 1000;
+
 /// The IP version of an address.
 pub(super) const fn version(address: IpAddr) -> IpVersion {
     match address {

@@ -211,6 +211,36 @@ impl Devices {
         Ok(())
     }
 
+    /// Removes recorded devices that are not where their port now is to be.
+    pub(super) fn remove_moved<'p>(&mut self, ports: impl Iterator<Item = &'p Port>) {
+        for port in ports {
+            let recorded = self.journal.as_ref().and_then(|journal| journal.get(port.name.as_str()));
+            let Some(entry) = recorded else { continue };
+            let netns = entry.netns.as_ref().map(|netns| netns.name.as_str());
+            let stays = netns == port.netns.as_ref().map(crate::config::Netns::as_str)
+                && entry.ifname == port.ifname.as_str();
+            if stays {
+                continue;
+            }
+            if let Err(error) = self.remove_recorded(port.name.as_str()) {
+                warn!(port = %port.name, "its device before was not removed: {error}");
+            }
+        }
+    }
+
+    /// Removes the device of `port` if it stands without a record: known by name, owner and
+    /// address.
+    pub(super) fn remove_unrecorded(&self, port: &Port) -> Result<(), DeviceError> {
+        let spec = self.rules.tap(port);
+        let expect =
+            Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
+        match make::remove(spec.netns.as_ref(), &spec.ifname, &expect) {
+            // Somebody else's device of that name is none of our business.
+            Err(error) if error.mismatch().is_some() => Ok(()),
+            removed => removed.map(drop),
+        }
+    }
+
     fn forget(&mut self, name: &str) {
         self.write(|journal| journal.remove(name).map(drop));
     }

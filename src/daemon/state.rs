@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
 use fdb::{Dest, Fdb, Origin, PortId, Scope, SegmentId, Tick, VtepId};
 use switch::{Change, Counters, PortSpec, Reading, Topology, TopologySpec};
 use tracing::warn;
@@ -43,8 +42,8 @@ pub(super) struct Daemon {
     pub(super) underlay: Underlay,
     /// VTEPs that nobody has named, by segment, and when they last appeared.
     pub(super) heard: BTreeMap<(IpAddr, String), Tick>,
-    /// Where queues go to be closed.
-    pub(super) closing: Sender<PortQueue>,
+    /// VTEPs whose path turned out narrower than the interface, and since when.
+    pub(super) lowered: HashMap<VtepId, Tick>,
     /// What a slot had counted when its present user came.
     baselines: Baselines,
     /// Flushes to be repeated: a worker may have learned by the topology before.
@@ -67,13 +66,12 @@ pub(super) struct Parts {
     pub(super) workers: Vec<worker::Handle>,
     pub(super) devices: Devices,
     pub(super) underlay: Underlay,
-    pub(super) closing: Sender<PortQueue>,
 }
 
 impl Daemon {
     /// A daemon without ports.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { config_path, config, clock, fdb, workers, devices, underlay, closing } = parts;
+        let Parts { config_path, config, clock, fdb, workers, devices, underlay } = parts;
         let topology = Arc::new(Topology::empty(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
         Self {
             config_path,
@@ -87,7 +85,7 @@ impl Daemon {
             offloads: HashMap::new(),
             underlay,
             heard: BTreeMap::new(),
-            closing,
+            lowered: HashMap::new(),
             baselines: Baselines::default(),
             flush_again: Vec::new(),
         }
@@ -185,7 +183,10 @@ impl Daemon {
                 let reading = switch::read_vtep(self.counters(), id);
                 self.baselines.vteps.insert(id, (reading, now));
             }
-            Change::SegmentRemoved(_) | Change::PortRemoved(_) | Change::VtepRemoved(_) => {}
+            Change::SegmentRemoved(_)
+            | Change::PortRemoved(_)
+            | Change::VtepRemoved(_)
+            | Change::VtepLeft { .. } => {}
         }
     }
 
@@ -215,8 +216,15 @@ impl Daemon {
                 self.baselines.vteps.remove(&id);
                 Scope::dest(Dest::Vtep(id)).with_pinned()
             }
+            Change::VtepLeft { segment, vtep } => {
+                Scope { segment: Some(segment), ..Scope::dest(Dest::Vtep(vtep)) }
+            }
             Change::PortChanged { id, flush: true } => Scope::dest(Dest::Port(id)),
-            _ => return,
+            Change::PortChanged { flush: false, .. }
+            | Change::SegmentAdded(_)
+            | Change::SegmentChanged(_)
+            | Change::PortAdded(_)
+            | Change::VtepAdded(_) => return,
         };
         self.fdb.flush(scope);
         self.flush_again.push(scope);
@@ -225,8 +233,10 @@ impl Daemon {
     /// Repeats the flushes of the last second: by now every worker has the topology.
     pub(super) fn flush_again(&mut self) {
         for scope in std::mem::take(&mut self.flush_again) {
-            // A scope with a slot that has a new user by now names the old generation.
-            let reused = scope.segment.is_some_and(|id| self.topology.segment(id).is_some());
+            // Ports and VTEPs are named with their generation; only a segment's slot may have a
+            // new user by now, whose static entries are none of ours.
+            let reused = scope.pinned
+                && scope.segment.is_some_and(|id| self.topology.segment(id).is_some());
             if !reused {
                 self.fdb.flush(scope);
             }
