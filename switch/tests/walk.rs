@@ -1,0 +1,85 @@
+//! The forwarding rules, one named row each. After every row the counters obey the law, exactly one
+//! ingress has counted, what was dropped went nowhere, and only what was admitted taught anything.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "walk/inet.rs"]
+mod inet;
+mod kit;
+#[path = "walk/rows.rs"]
+mod rows;
+#[path = "walk/sizes.rs"]
+mod sizes;
+#[path = "walk/told.rs"]
+mod told;
+#[path = "walk/world.rs"]
+mod world;
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use switch::DropReason;
+use world::{Row, Want};
+
+/// Reasons that only drivers give: they concern what never became a frame, or what became of it
+/// behind the sink.
+const DRIVERS: [DropReason; 15] = [
+    DropReason::VnetTruncated,
+    DropReason::VnetGsoType,
+    DropReason::VnetGsoSize,
+    DropReason::VnetProtocol,
+    DropReason::VnetChecksum,
+    DropReason::FrameTooLong,
+    DropReason::DatagramTruncated,
+    DropReason::HeaderTruncated,
+    DropReason::HeaderInvalid,
+    DropReason::PortWrite,
+    DropReason::UnderlayFull,
+    DropReason::UnderlayUnreachable,
+    DropReason::UnderlaySend,
+    DropReason::Uncuttable,
+    DropReason::ReceiveBuffer,
+];
+
+fn all() -> Vec<Row> {
+    let parts = [rows::admission(), rows::tags(), rows::tunnel(), rows::places(), sizes::sizes()];
+    parts.into_iter().flatten().collect()
+}
+
+#[test]
+fn every_row() {
+    let failed: Vec<&str> = all()
+        .iter()
+        .filter(|row| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| row.run()));
+            if outcome.is_err() {
+                eprintln!("^ row: {}\n", row.name);
+            }
+            outcome.is_err()
+        })
+        .map(|row| row.name)
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn rows_have_names_of_their_own() {
+    let mut seen = BTreeSet::new();
+    for row in all() {
+        assert!(seen.insert(row.name), "two rows are called \"{}\"", row.name);
+    }
+}
+
+#[test]
+fn every_reason_has_a_row_or_is_a_drivers() {
+    let rows = all();
+    let covered: BTreeSet<DropReason> = rows
+        .iter()
+        .filter_map(|row| match row.want {
+            Want::Drop(reason) => Some(reason),
+            _ => None,
+        })
+        .collect();
+    for reason in DropReason::ALL {
+        let drivers = DRIVERS.contains(&reason);
+        assert_ne!(covered.contains(&reason), drivers, "{}", reason.label());
+    }
+}
