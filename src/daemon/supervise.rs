@@ -90,7 +90,7 @@ async fn attend(
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let watched = bell.as_fd().try_clone_to_owned().context("bell")?;
-    let watched = AsyncFd::with_interest(watched, Interest::READABLE).context("bell")?;
+    let watched = AsyncFd::register_with_interest(watched, Interest::READABLE).context("bell")?;
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut notifier = Notifier::new();
