@@ -43,7 +43,7 @@ pub(super) struct Sending {
     /// Peers that get no trains; a copy of what all workers share, by its version.
     revoked: Vec<IpAddr>,
     version: u32,
-    /// Sends that were tried a second time.
+    /// Sends that were tried again after an error that may have been another peer's.
     pub(super) retries: u64,
 }
 
@@ -120,6 +120,8 @@ impl Sending {
         while let Some(rest) = batch.get(sent..).filter(|rest| !rest.is_empty()) {
             let errno = match sys::send_batch(fd, rest) {
                 Ok(count) => {
+                    // A short count hides the error of the message behind: it comes again.
+                    self.retries += u64::from(count < rest.len().min(SEND_BATCH));
                     sent += count;
                     tried_again = false;
                     continue;
