@@ -113,7 +113,7 @@ fn sum_words(bytes: &[u8]) -> u64 {
             *lane += (word & 0xffff_ffff) + (word >> 32);
         }
     }
-    let mut sum = lanes.iter().fold(0, |sum, lane| sum + lane);
+    let mut sum = lanes.iter().sum::<u64>();
     let (words, rest) = rest.as_chunks::<4>();
     for &word in words {
         sum += u64::from(u32::from_ne_bytes(word));
