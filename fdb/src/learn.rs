@@ -1,0 +1,242 @@
+//! Learning where something has to be written: strangers, moves, refreshes.
+//!
+//! Every change of an entry happens under its segment's lock, and there in this order: books,
+//! table, generation.
+
+use std::sync::atomic::Ordering;
+
+use encap::StationMac;
+
+use crate::damping::Verdict;
+use crate::ledger::Ledger;
+use crate::limits::{Fill, Room};
+use crate::segment::Segment;
+use crate::shard::Found;
+use crate::word::{Key, Stamp, Word, tick_after};
+use crate::{Dest, Fdb, Learn, Origin, Refusal, SegmentId, SegmentLimits, Tick};
+
+/// Entries that are removed under one lock, so that no worker waits long for it.
+pub(crate) const BATCH: usize = 256;
+
+impl Fdb {
+    /// Takes in that a frame came from this station at this place. For a frame's path see
+    /// [`crate::Reader::learn`].
+    ///
+    /// A known station at its known place costs a few loads. Once a second its entry is refreshed,
+    /// for which nobody is waited for. Only a stranger or a move waits for the segment's lock.
+    pub fn learn(&self, id: SegmentId, mac: StationMac, dest: Dest, now: Tick) -> Learn {
+        let key = Key::new(id, mac);
+        let learn = match self.segments.get(id) {
+            Some(segment) if segment.hot.learning() => {
+                let word = self.shards.read(self.shards.hash(key), key);
+                let unwritten = segment.hot.learn_unwritten(word, dest, Stamp::of(now));
+                unwritten.unwrap_or_else(|| self.learn_written(segment, key, word, dest, now).0)
+            }
+            _ => Learn::Refused(Refusal::Disabled),
+        };
+        if matches!(learn, Learn::Refused(_)) {
+            self.tally.refused.add(1);
+        }
+        learn
+    }
+
+    /// Learns where `word`, just read, does not suffice. Returns the entry as it is then, too.
+    pub(crate) fn learn_written(
+        &self,
+        segment: &Segment,
+        key: Key,
+        word: Word,
+        dest: Dest,
+        now: Tick,
+    ) -> (Learn, Word) {
+        let stamp = Stamp::of(now);
+        let refresh = !word.is_dead() && word.dest() == dest && !segment.hot.expired(word, stamp);
+        let mut ledger = if refresh {
+            let Some(ledger) = segment.try_lock() else {
+                // Its place in the order of eviction stays that of the refresh before.
+                let fresh = word.with_seen(stamp);
+                self.shards.replace(key, word, fresh);
+                return (Learn::Known, fresh);
+            };
+            ledger
+        } else {
+            segment.lock()
+        };
+        let Some(limits) = ledger.limits.filter(|limits| limits.learning) else {
+            return (Learn::Refused(Refusal::Disabled), Word::DEAD);
+        };
+        match self.shards.find(key) {
+            Some(found) if !found.word.is_learned() => {
+                let same = found.word.dest() == dest;
+                let learn = if same { Learn::Known } else { Learn::Refused(Refusal::Static) };
+                (learn, found.word)
+            }
+            Some(found) if segment.hot.expired(found.word, stamp) => {
+                self.drop_found(&mut ledger, key, found);
+                self.tally.expired.add(1);
+                self.admit(segment, &mut ledger, &limits, (key, dest), now)
+            }
+            Some(found) if found.word.dest() == dest => {
+                let fresh = found.word.with_seen(stamp);
+                ledger.touch(found.node);
+                self.shards.put(key, fresh, found.node);
+                (Learn::Known, fresh)
+            }
+            Some(found) => {
+                self.relocate(segment, &mut ledger, &limits, (key, dest), (found, stamp))
+            }
+            None => self.admit(segment, &mut ledger, &limits, (key, dest), now),
+        }
+    }
+
+    /// A stranger comes in.
+    fn admit(
+        &self,
+        segment: &Segment,
+        ledger: &mut Ledger,
+        limits: &SegmentLimits,
+        (key, dest): (Key, Dest),
+        now: Tick,
+    ) -> (Learn, Word) {
+        let mut evicted = None;
+        loop {
+            let fill = Fill {
+                owner: (ledger.learned_of(dest), limits.cap(dest)),
+                segment: (ledger.counts().learned, limits.max_macs),
+                all_full: self.tally.is_full(self.max_entries),
+            };
+            let payer = match fill.room() {
+                Room::Free if self.tally.reserve(self.max_entries) => break,
+                // Another segment took the place since.
+                Room::Free => continue,
+                Room::Own => Some(dest),
+                Room::Heaviest => ledger.heaviest(dest),
+                Room::Nowhere => None,
+            };
+            let Some(payer) = payer.filter(|payer| self.evict(ledger, *payer)) else {
+                return (Learn::Refused(Refusal::Limit), Word::DEAD);
+            };
+            evicted = Some(payer);
+        }
+        let word = Word::new(dest, Origin::Learned, Stamp::of(now));
+        let (node, appeared) = ledger.add(key, dest, Origin::Learned);
+        self.owners.appeared(key.segment(), appeared);
+        self.shards.put(key, word, node);
+        self.tally.learned.add(1);
+        let aging = segment.hot.aging();
+        if aging != 0 {
+            self.ends_at(tick_after(now, aging));
+        }
+        (Learn::New { evicted }, word)
+    }
+
+    /// A known station appears elsewhere.
+    fn relocate(
+        &self,
+        segment: &Segment,
+        ledger: &mut Ledger,
+        limits: &SegmentLimits,
+        (key, dest): (Key, Dest),
+        (found, now): (Found, Stamp),
+    ) -> (Learn, Word) {
+        let cap = limits.cap(dest);
+        if cap == 0 {
+            return (Learn::Refused(Refusal::Limit), found.word);
+        }
+        let moves = match ledger.moves(found.node).attempt(now, self.damping) {
+            Verdict::Follow(moves) => moves,
+            Verdict::Held => return (Learn::Refused(Refusal::Damped), found.word),
+            Verdict::Freeze(moves) => {
+                ledger.set_moves(found.node, moves);
+                let frozen = found.word.with_frozen();
+                self.shards.put(key, frozen, found.node);
+                self.tally.damped.add(1);
+                return (Learn::Refused(Refusal::Damped), frozen);
+            }
+        };
+        if ledger.learned_of(dest) >= cap {
+            self.evict(ledger, dest);
+        }
+        let from = found.word.dest();
+        let (appeared, vanished) = ledger.hand_over(found.node, dest);
+        self.owners.appeared(key.segment(), appeared);
+        self.owners.vanished(key.segment(), vanished);
+        ledger.set_moves(found.node, moves);
+        let word = Word::new(dest, Origin::Learned, now);
+        self.shards.put(key, word, found.node);
+        segment.hot.bump();
+        self.tally.moves.add(1);
+        (Learn::Moved { from }, word)
+    }
+
+    /// Removes an owner's oldest learned entry. Returns whether it had one.
+    pub(crate) fn evict(&self, ledger: &mut Ledger, owner: Dest) -> bool {
+        let Some(key) = ledger.oldest(owner) else { return false };
+        self.drop_key(ledger, key);
+        self.tally.evicted.add(1);
+        true
+    }
+
+    /// Removes an entry that the books name.
+    pub(crate) fn drop_key(&self, ledger: &mut Ledger, key: Key) {
+        if let Some(found) = self.shards.find(key) {
+            self.drop_found(ledger, key, found);
+        }
+    }
+
+    /// Removes an entry.
+    pub(crate) fn drop_found(&self, ledger: &mut Ledger, key: Key, found: Found) {
+        let vanished = ledger.drop_entry(found.node, found.word.origin());
+        self.owners.vanished(key.segment(), vanished);
+        self.shards.kill(key);
+        if found.word.is_learned() {
+            self.tally.release();
+        }
+    }
+
+    /// Evicts until a segment is within its limits, in batches.
+    pub(crate) fn trim(&self, id: SegmentId, segment: &Segment) {
+        let owners = self.owners(id);
+        for (owner, _) in owners {
+            self.in_batches(segment, |ledger| {
+                let cap = ledger.limits.map_or(0, |limits| limits.cap(owner));
+                ledger.learned_of(owner) > cap && self.evict(ledger, owner)
+            });
+        }
+        self.in_batches(segment, |ledger| {
+            let max = ledger.limits.map_or(0, |limits| limits.max_macs);
+            if ledger.counts().learned <= max {
+                return false;
+            }
+            let nobody = Dest::Port(crate::PortId { slot: u16::MAX, generation: u16::MAX });
+            ledger.heaviest(nobody).is_some_and(|owner| self.evict(ledger, owner))
+        });
+    }
+
+    /// Repeats a step under the segment's lock until it returns false, with pauses for others.
+    /// Returns how often it returned true.
+    pub(crate) fn in_batches(
+        &self,
+        segment: &Segment,
+        mut step: impl FnMut(&mut Ledger) -> bool,
+    ) -> usize {
+        let mut count = 0;
+        loop {
+            let mut ledger = segment.lock();
+            for _ in 0..BATCH {
+                if !step(&mut ledger) {
+                    return count;
+                }
+                count += 1;
+            }
+        }
+    }
+
+    /// Something expires at this tick.
+    pub(crate) fn ends_at(&self, tick: u64) {
+        // Later ends are the rule: then the line is only read.
+        if tick < self.deadline.load(Ordering::Relaxed) {
+            self.deadline.fetch_min(tick, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The table in shards: each grows on its own, so that no rebuild is long.
+//!
+//! Locks: whoever changes an entry holds its segment's lock first, then this shard's, and no
+//! other shard's. Nothing is locked under a shard's lock.
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use foldhash::SharedSeed;
+use foldhash::quality::SeedableRandomState;
+
+use crate::table::{Probe, Table};
+use crate::word::{Key, Word};
+
+/// Shards: with a million entries a rebuild copies some 16 thousand of them.
+pub(crate) const SHARDS: usize = 64;
+/// Slots of a shard that never held much.
+const MIN_SLOTS: usize = 16;
+
+/// What the lock guards: the table that is published, and per slot the entry's node in its
+/// segment's ledger.
+#[derive(Debug)]
+struct Core {
+    table: Table,
+    nodes: Box<[u32]>,
+    /// Entries.
+    live: usize,
+    /// Keys, those of entries that are gone with them.
+    used: usize,
+}
+
+impl Core {
+    fn empty(slots: usize) -> Self {
+        let table = Table::with_slots(slots);
+        let nodes = vec![0; table.slots()].into_boxed_slice();
+        Self { table, nodes, live: 0, used: 0 }
+    }
+
+    /// Writes an entry, unless the table is too full.
+    fn put(&mut self, hash: u64, key: Key, word: Word, node: u32) -> bool {
+        match self.table.probe(hash, key) {
+            Probe::Found(index) => {
+                self.live += usize::from(self.table.word(index).is_dead());
+                self.nodes[index] = node;
+                self.table.set_word(index, word);
+                true
+            }
+            Probe::Free(index) if self.used < self.table.slots() / 4 * 3 => {
+                self.live += 1;
+                self.used += 1;
+                self.nodes[index] = node;
+                self.table.fill(index, key, word);
+                true
+            }
+            Probe::Free(_) | Probe::Full => false,
+        }
+    }
+}
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Shard {
+    published: ArcSwap<Table>,
+    core: Mutex<Core>,
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An entry as its shard knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) word: Word,
+    pub(crate) node: u32,
+}
+
+/// All shards.
+#[derive(Debug)]
+pub(crate) struct Shards {
+    shards: Box<[Shard]>,
+    /// Counts publications. A reader that holds on to tables compares it first: the count goes up
+    /// after a table is published and before anything is written to it alone, so that who sees
+    /// the old count may read the old table.
+    epoch: AtomicU64,
+    hasher: SeedableRandomState,
+}
+
+impl Shards {
+    pub(crate) fn new(seed: Option<u64>) -> Self {
+        // The standard library's state is seeded by the operating system.
+        let seed = seed.unwrap_or_else(|| std::hash::RandomState::new().hash_one(SHARDS));
+        let shard = || {
+            let core = Core::empty(MIN_SLOTS);
+            Shard { published: ArcSwap::from_pointee(core.table.clone()), core: Mutex::new(core) }
+        };
+        Self {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            epoch: AtomicU64::new(0),
+            hasher: SeedableRandomState::with_seed(seed, SharedSeed::global_random()),
+        }
+    }
+
+    /// The hash of a key: its top bits choose the shard, its low bits the bucket.
+    #[inline]
+    pub(crate) fn hash(&self, key: Key) -> u64 {
+        self.hasher.hash_one(key.raw())
+    }
+
+    /// The shard of a hash.
+    #[inline]
+    pub(crate) const fn shard_of(hash: u64) -> usize {
+        (hash >> (64 - SHARDS.trailing_zeros())) as usize
+    }
+
+    /// Changes when any shard has published a new table.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The published tables, in the order of [`Self::shard_of`].
+    pub(crate) fn tables(&self) -> impl Iterator<Item = Table> {
+        self.shards.iter().map(|shard| Table::clone(&shard.published.load()))
+    }
+
+    /// The entry of a key; [`Word::DEAD`] where there is none.
+    pub(crate) fn read(&self, hash: u64, key: Key) -> Word {
+        self.shards[Self::shard_of(hash)].published.load().read(hash, key)
+    }
+
+    /// Makes an entry look younger, without a lock. May be lost to a rebuild.
+    pub(crate) fn replace(&self, key: Key, old: Word, new: Word) {
+        let hash = self.hash(key);
+        self.shards[Self::shard_of(hash)].published.load().replace(hash, key, old, new);
+    }
+
+    /// The entry of a key. Stable while the segment's lock is held, but for its stamp.
+    pub(crate) fn find(&self, key: Key) -> Option<Found> {
+        let hash = self.hash(key);
+        let core = self.shards[Self::shard_of(hash)].lock();
+        let Probe::Found(index) = core.table.probe(hash, key) else { return None };
+        let word = core.table.word(index);
+        (!word.is_dead()).then(|| Found { word, node: core.nodes[index] })
+    }
+
+    /// Writes an entry, old or new. Under the segment's lock.
+    pub(crate) fn put(&self, key: Key, word: Word, node: u32) {
+        let hash = self.hash(key);
+        let shard = &self.shards[Self::shard_of(hash)];
+        let mut core = shard.lock();
+        while !core.put(hash, key, word, node) {
+            self.rebuild(shard, &mut core);
+        }
+    }
+
+    /// Removes an entry. Under the segment's lock.
+    pub(crate) fn kill(&self, key: Key) {
+        let hash = self.hash(key);
+        let shard = &self.shards[Self::shard_of(hash)];
+        let mut core = shard.lock();
+        let Probe::Found(index) = core.table.probe(hash, key) else { return };
+        if core.table.word(index).is_dead() {
+            return;
+        }
+        core.table.set_word(index, Word::DEAD);
+        core.live -= 1;
+        if core.table.slots() > MIN_SLOTS && core.live < core.table.slots() / 16 {
+            self.rebuild(shard, &mut core);
+        }
+    }
+
+    /// Publishes a new table without tombstones, at most half full.
+    fn rebuild(&self, shard: &Shard, core: &mut Core) {
+        let mut next = Core::empty(((core.live + 1) * 2).max(MIN_SLOTS));
+        for (index, key, word) in core.table.iter() {
+            next.put(self.hash(key), key, word, core.nodes[index]);
+        }
+        *core = next;
+        shard.published.store(Arc::new(core.table.clone()));
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// Bytes allocated.
+    pub(crate) fn bytes(&self) -> usize {
+        let shard = |shard: &Shard| {
+            let core = shard.lock();
+            core.table.bytes() + size_of_val(&*core.nodes) + size_of::<Table>() + 16
+        };
+        size_of_val(&*self.shards) + self.shards.iter().map(shard).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::word::Stamp;
+    use crate::{Dest, Origin, PortId, SegmentId, Tick};
+    use encap::MacAddr;
+
+    fn key(n: u64) -> Key {
+        Key::of_destination(SegmentId(9), MacAddr::from_bits(0x0200_0000_0000 | n)).unwrap()
+    }
+
+    fn word(n: u64) -> Word {
+        let dest = Dest::Port(PortId { slot: n as u16, generation: (n >> 16) as u16 });
+        Word::new(dest, Origin::Learned, Stamp::of(Tick(0)))
+    }
+
+    #[test]
+    fn grows_shrinks_and_loses_nothing() {
+        let shards = Shards::new(Some(7));
+        let small = shards.bytes();
+        let many = if cfg!(miri) { 2_000 } else { 40_000 };
+        for n in 0..many {
+            shards.put(key(n), word(n), n as u32);
+        }
+        for n in 0..many {
+            let found = shards.find(key(n)).unwrap();
+            assert_eq!((found.word, found.node), (word(n), n as u32));
+            assert_eq!(shards.read(shards.hash(key(n)), key(n)), word(n));
+        }
+        assert!(shards.find(key(many)).is_none());
+        let (full, epoch) = (shards.bytes(), shards.epoch());
+        assert!(full < small + many as usize * 64, "{full} bytes");
+        for n in 0..many - 10 {
+            shards.kill(key(n));
+            shards.kill(key(n));
+        }
+        assert!(shards.epoch() > epoch);
+        assert!(shards.bytes() < full / 4);
+        assert_eq!(shards.tables().map(|table| table.iter().count()).sum::<usize>(), 10);
+        for n in many - 10..many {
+            assert_eq!(shards.find(key(n)).unwrap().node, n as u32);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_strangers_does_not_fill_it_up() {
+        let shards = Shards::new(None);
+        for n in 0..if cfg!(miri) { 3_000 } else { 100_000 } {
+            shards.put(key(n), word(n), 0);
+            if n >= 100 {
+                shards.kill(key(n - 100));
+            }
+        }
+        assert!(shards.bytes() < 64 * 1024, "{} bytes", shards.bytes());
+    }
+}

@@ -1,0 +1,222 @@
+//! An entry in two 64-bit words: the key (who) and the word (where, how, and when last seen).
+
+use encap::{MacAddr, StationMac};
+
+use crate::{Dest, Origin, PortId, SegmentId, Tick, VtepId};
+
+/// Milliseconds in one unit of a [`Stamp`].
+const UNIT_MS: u64 = 100;
+
+/// A moment in tenths of a second, modulo 2^28 (310 days). Ages are right up to half of that;
+/// what lies in the future (another worker's clock reading may be younger) has age zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp(u32);
+
+impl Stamp {
+    const BITS: u32 = 28;
+    const MASK: u32 = (1 << Self::BITS) - 1;
+
+    pub(crate) const fn of(tick: Tick) -> Self {
+        Self((tick.0 / UNIT_MS) as u32 & Self::MASK)
+    }
+
+    /// The lower bits, for where 28 are too many.
+    pub(crate) const fn low24(self) -> u32 {
+        self.0 & 0x00ff_ffff
+    }
+
+    /// Tenths of a second from `self` to `now`.
+    pub(crate) const fn age(self, now: Self) -> u32 {
+        let age = now.0.wrapping_sub(self.0) & Self::MASK;
+        if age > Self::MASK / 2 { 0 } else { age }
+    }
+}
+
+/// A span in tenths of a second, rounded up, at least one and at most `max`.
+pub(crate) const fn tenths(ms: u64, max: u32) -> u32 {
+    let units = ms.div_ceil(UNIT_MS);
+    if units == 0 {
+        1
+    } else if units > max as u64 {
+        max
+    } else {
+        units as u32
+    }
+}
+
+/// The first tick at which something that is `left` tenths away has come.
+pub(crate) const fn tick_after(now: Tick, left: u32) -> u64 {
+    (now.0 / UNIT_MS).saturating_add(left as u64).saturating_mul(UNIT_MS)
+}
+
+/// Milliseconds in `age` tenths of a second.
+pub(crate) const fn millis(age: u32) -> u64 {
+    age as u64 * UNIT_MS
+}
+
+/// Segment and station. Never zero, since a station's address is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key(u64);
+
+impl Key {
+    pub(crate) const fn new(segment: SegmentId, mac: StationMac) -> Self {
+        Self(((segment.0 as u64) << 48) | mac.get().to_bits())
+    }
+
+    /// The key under which a frame's destination would be found; `None` for what is nobody's.
+    pub(crate) const fn of_destination(segment: SegmentId, mac: MacAddr) -> Option<Self> {
+        match mac.station() {
+            Some(mac) => Some(Self::new(segment, mac)),
+            None => None,
+        }
+    }
+
+    pub(crate) const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    pub(crate) const fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn segment(self) -> SegmentId {
+        SegmentId((self.0 >> 48) as u16)
+    }
+
+    pub(crate) const fn mac(self) -> Option<StationMac> {
+        MacAddr::from_bits(self.0).station()
+    }
+}
+
+/// Where, how and when: bits 0–27 the stamp, 28 frozen, 29–30 the origin (zero: no entry),
+/// 31 whether a VTEP, 32–47 the slot, 48–63 its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word(u64);
+
+impl Word {
+    /// No entry.
+    pub(crate) const DEAD: Self = Self(0);
+    const FROZEN: u64 = 1 << 28;
+    const VTEP: u64 = 1 << 31;
+
+    pub(crate) const fn new(dest: Dest, origin: Origin, seen: Stamp) -> Self {
+        let (kind, slot, generation) = match dest {
+            Dest::Port(PortId { slot, generation }) => (0, slot, generation),
+            Dest::Vtep(VtepId { slot, generation }) => (Self::VTEP, slot, generation),
+        };
+        let origin: u64 = match origin {
+            Origin::Learned => 1,
+            Origin::Static => 2,
+            Origin::Control => 3,
+        };
+        let place = ((generation as u64) << 48) | ((slot as u64) << 32) | kind;
+        Self(place | (origin << 29) | seen.0 as u64)
+    }
+
+    pub(crate) const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    pub(crate) const fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn is_dead(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) const fn dest(self) -> Dest {
+        let slot = (self.0 >> 32) as u16;
+        let generation = (self.0 >> 48) as u16;
+        if self.0 & Self::VTEP == 0 {
+            Dest::Port(PortId { slot, generation })
+        } else {
+            Dest::Vtep(VtepId { slot, generation })
+        }
+    }
+
+    pub(crate) const fn origin(self) -> Origin {
+        match (self.0 >> 29) & 3 {
+            2 => Origin::Static,
+            3 => Origin::Control,
+            _ => Origin::Learned,
+        }
+    }
+
+    pub(crate) const fn is_learned(self) -> bool {
+        (self.0 >> 29) & 3 == 1
+    }
+
+    pub(crate) const fn is_frozen(self) -> bool {
+        self.0 & Self::FROZEN != 0
+    }
+
+    pub(crate) const fn seen(self) -> Stamp {
+        Stamp(self.0 as u32 & Stamp::MASK)
+    }
+
+    pub(crate) const fn with_seen(self, seen: Stamp) -> Self {
+        Self((self.0 & !(Stamp::MASK as u64)) | seen.0 as u64)
+    }
+
+    pub(crate) const fn with_frozen(self) -> Self {
+        Self(self.0 | Self::FROZEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_gives_back_what_it_was_made_of() {
+        let stamps = [0, 1, 99, 100, 12_345_678_900, u64::MAX];
+        let dests = [
+            Dest::Port(PortId { slot: 0, generation: 0 }),
+            Dest::Port(PortId { slot: 0xffff, generation: 1 }),
+            Dest::Vtep(VtepId { slot: 1, generation: 0xffff }),
+            Dest::Vtep(VtepId { slot: 0xffff, generation: 0xffff }),
+        ];
+        for dest in dests {
+            for origin in [Origin::Learned, Origin::Static, Origin::Control] {
+                for ms in stamps {
+                    let seen = Stamp::of(Tick(ms));
+                    let word = Word::new(dest, origin, seen);
+                    assert_eq!((word.dest(), word.origin(), word.seen()), (dest, origin, seen));
+                    assert_eq!(word.is_learned(), origin == Origin::Learned);
+                    assert!(!word.is_dead() && !word.is_frozen());
+                    let frozen = word.with_frozen().with_seen(Stamp::of(Tick(700)));
+                    assert!(frozen.is_frozen());
+                    assert_eq!((frozen.dest(), frozen.origin()), (dest, origin));
+                    assert_eq!(frozen.seen(), Stamp::of(Tick(700)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ages_survive_the_wrap_and_skewed_clocks() {
+        let wrap = (1_u64 << 28) * UNIT_MS;
+        for (seen, now, age) in [
+            (0, 0, 0),
+            (0, 99, 0),
+            (99, 100, 1),
+            (1000, 61_000, 600),
+            (wrap - 100, wrap + 100, 2),
+            (5000, 4000, 0),
+            (wrap, wrap - 100, 0),
+        ] {
+            assert_eq!(Stamp::of(Tick(seen)).age(Stamp::of(Tick(now))), age, "{seen} {now}");
+        }
+    }
+
+    #[test]
+    fn a_key_gives_back_segment_and_station() {
+        let mac = MacAddr([0x02, 0xff, 0, 1, 0x80, 0x7f]).station().unwrap();
+        let key = Key::new(SegmentId(0xfffe), mac);
+        assert_eq!((key.segment(), key.mac()), (SegmentId(0xfffe), Some(mac)));
+        assert_eq!(Key::of_destination(SegmentId(0xfffe), mac.get()), Some(key));
+        assert_eq!(Key::of_destination(SegmentId(1), MacAddr::BROADCAST), None);
+        assert_eq!(Key::of_destination(SegmentId(1), MacAddr([0; 6])), None);
+    }
+}

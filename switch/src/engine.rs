@@ -1,0 +1,323 @@
+//! One worker's engine: each frame is classified, looked up, learned from, decided, sent and
+//! counted, in this order.
+
+use crate::answer;
+use crate::classify::{self, Admitted, Cast};
+use crate::counters::{Counters, Ingress, Weight};
+use crate::egress::{Egress, Remotes, Retagged};
+use crate::forward::{self, Answer, Decision};
+use crate::reason::DropReason;
+use crate::sink::Sink;
+use crate::topology::{Segment, Topology, Vtep};
+use encap::ecn::{self, Ecn};
+use encap::{Frame, Head, Inet, Offload, StationMac, Tag, vxlan};
+use fdb::{Dest, Learn, Lookup, PortId, Reader, Refusal, SegmentId, Tick};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// News for the control side. Bounded: what does not fit is forgotten, and happens again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A VTEP that nobody has named sends into a segment without `strict_peers`.
+    VtepHeard {
+        /// Where it sends from.
+        address: IpAddr,
+        /// Where to.
+        segment: SegmentId,
+    },
+    /// A station was seen in another place than before.
+    Moved {
+        /// Its segment.
+        segment: SegmentId,
+        /// The station.
+        mac: StationMac,
+        /// Where it was.
+        from: Dest,
+        /// Where it is.
+        to: Dest,
+    },
+    /// A station moves so often that it stays where it is for a while.
+    Damped {
+        /// Its segment.
+        segment: SegmentId,
+        /// The station.
+        mac: StationMac,
+    },
+}
+
+/// The most events that wait for [`Engine::take_events`].
+const EVENTS: usize = 64;
+
+/// A datagram's circumstances, as the underlay's driver knows them.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    /// The address it came from.
+    pub peer: IpAddr,
+    /// Its VXLAN header.
+    pub header: vxlan::Header,
+    /// Its IPv4 TOS or IPv6 traffic class.
+    pub tos: u8,
+}
+
+/// The forwarding engine of one worker.
+#[derive(Debug)]
+pub struct Engine {
+    topology: Arc<Topology>,
+    fdb: Reader,
+    counters: Arc<Counters>,
+    events: Vec<Event>,
+    seed: u64,
+}
+
+impl Engine {
+    /// An engine that forwards by `topology`, learns into the table behind `fdb` and counts in
+    /// `counters`, which must be its alone. `seed` feeds the flow hash: the same for all workers of
+    /// a node, so that a flow keeps its outer source port wherever it is handled.
+    #[must_use]
+    pub fn new(topology: Arc<Topology>, fdb: Reader, counters: Arc<Counters>, seed: u64) -> Self {
+        Self { topology, fdb, counters, events: Vec::with_capacity(EVENTS), seed }
+    }
+
+    /// Forwards by `topology` from the next frame on.
+    pub fn adopt(&mut self, topology: Arc<Topology>) {
+        self.topology = topology;
+    }
+
+    /// The snapshot in use.
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// The engine's counters.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Takes the events since the last call.
+    pub fn take_events(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.events.drain(..)
+    }
+
+    /// Forwards a frame that was read from `port`.
+    #[inline]
+    pub fn from_port(&mut self, now: Tick, port: PortId, frame: &Frame<'_>, sink: &mut impl Sink) {
+        let (counters, mut walk) = self.walk(now);
+        let fate = walk.forward_from_port(port, frame, sink);
+        count(&counters.port(port).rx, Weight::of(frame), fate);
+    }
+
+    /// Counts what a port's driver could not make a frame of.
+    pub fn refuse_from_port(&self, port: PortId, weight: Weight, reason: DropReason) {
+        self.counters.port(port).rx.dropped(weight, reason);
+    }
+
+    /// Forwards a frame that was taken out of a datagram.
+    #[inline]
+    pub fn from_underlay(
+        &mut self,
+        now: Tick,
+        outer: Outer,
+        frame: &Frame<'_>,
+        sink: &mut impl Sink,
+    ) {
+        let (counters, mut walk) = self.walk(now);
+        let vtep = walk.topology.vtep_at(outer.peer);
+        let fate = walk.forward_from_underlay(outer, vtep, frame, sink);
+        count(peer_ingress(counters, vtep), Weight::of(frame), fate);
+    }
+
+    /// Counts what the underlay's driver could not make a frame of.
+    pub fn refuse_from_underlay(&self, peer: IpAddr, weight: Weight, reason: DropReason) {
+        peer_ingress(&self.counters, self.topology.vtep_at(peer)).dropped(weight, reason);
+    }
+
+    /// The engine's parts, lent for one frame: the snapshot and the counters stay put while the
+    /// rest changes, so that no reference count that other workers share is touched.
+    #[inline]
+    fn walk(&mut self, now: Tick) -> (&Counters, Walk<'_>) {
+        let Self { topology, fdb, counters, events, seed } = self;
+        (counters, Walk { topology, fdb, counters, events, seed: *seed, now })
+    }
+}
+
+#[inline]
+fn count(ingress: &Ingress, weight: Weight, fate: Result<Done, DropReason>) {
+    match fate {
+        Ok(Done::Forwarded) => ingress.forwarded(weight),
+        Ok(Done::Answered) => ingress.answered(weight),
+        Err(reason) => ingress.dropped(weight, reason),
+    }
+}
+
+#[inline]
+fn peer_ingress<'c>(counters: &'c Counters, vtep: Option<&Vtep>) -> &'c Ingress {
+    match vtep {
+        Some(vtep) => &counters.vtep(vtep.id).rx,
+        None => &counters.stranger().rx,
+    }
+}
+
+/// One frame's way through the engine.
+struct Walk<'e> {
+    topology: &'e Topology,
+    fdb: &'e mut Reader,
+    counters: &'e Counters,
+    events: &'e mut Vec<Event>,
+    seed: u64,
+    now: Tick,
+}
+
+impl Walk<'_> {
+    #[inline]
+    fn forward_from_port(
+        &mut self,
+        port: PortId,
+        frame: &Frame<'_>,
+        sink: &mut impl Sink,
+    ) -> Result<Done, DropReason> {
+        let topology = self.topology;
+        let port = topology.port(port).filter(|port| port.spec.up).ok_or(DropReason::PortDown)?;
+        let admitted = classify::admit(frame.head)?;
+        let segment = classify::from_port(topology, port, &admitted.ethernet)?;
+        let lookup = self.look_up(segment, &admitted);
+        self.learn(segment, admitted.source, Dest::Port(port.id))?;
+        match forward::from_port(topology, segment, port, &admitted, lookup, frame) {
+            Decision::Forward(forward) => Ok(self.send(segment, &admitted, frame, &forward, sink)),
+            Decision::Answer(answer) => {
+                let vlan = admitted.ethernet.tag.and_then(Tag::vlan);
+                reply(answer, frame, &admitted, |frame| {
+                    let mut frame = Retagged::new(frame, None);
+                    sink.to_port(port.id, port.spec.mtu, &frame.with(vlan));
+                })
+            }
+            Decision::Drop(reason) => Err(reason),
+        }
+    }
+
+    #[inline]
+    fn forward_from_underlay(
+        &mut self,
+        outer: Outer,
+        vtep: Option<&Vtep>,
+        frame: &Frame<'_>,
+        sink: &mut impl Sink,
+    ) -> Result<Done, DropReason> {
+        let topology = self.topology;
+        let (segment, member) = classify::from_underlay(topology, outer.peer, vtep, outer.header)?;
+        let admitted = classify::admit(frame.head)?;
+        classify::untagged(&admitted.ethernet)?;
+        let mut head = None;
+        let frame = &ecn_applied(frame, &admitted, outer.tos, &mut head)?;
+        let lookup = self.look_up(segment, &admitted);
+        match member {
+            Some(vtep) => self.learn(segment, admitted.source, Dest::Vtep(vtep.id))?,
+            None => self.note(Event::VtepHeard { address: outer.peer, segment: segment.id }),
+        }
+        if outer.header.reserved_bits_set {
+            self.counters.reserved_bits().add(frame.wire_frames());
+        }
+        match forward::from_vtep(topology, segment, &admitted, lookup, frame) {
+            Decision::Forward(forward) => Ok(self.send(segment, &admitted, frame, &forward, sink)),
+            // The sender is behind a tunnel, and there is no way back through it from here but a
+            // decision that may name VTEPs: what comes from a tunnel is not answered.
+            Decision::Answer(Answer::TooBig { .. }) => Err(DropReason::TooBig),
+            Decision::Drop(reason) => Err(reason),
+        }
+    }
+
+    #[inline]
+    fn look_up(&mut self, segment: &Segment, admitted: &Admitted) -> Lookup {
+        match admitted.cast {
+            Cast::Unicast => self.fdb.lookup(segment.id, admitted.ethernet.dst, self.now),
+            Cast::Group => Lookup::Unknown,
+        }
+    }
+
+    /// Remembers where `mac` is.
+    ///
+    /// # Errors
+    /// When a static entry says that it is elsewhere: the frame is a forgery, or the entry is wrong.
+    #[inline]
+    fn learn(&mut self, segment: &Segment, mac: StationMac, dest: Dest) -> Result<(), DropReason> {
+        if !segment.spec.learning {
+            return Ok(());
+        }
+        match self.fdb.learn(segment.id, mac, dest, self.now) {
+            Learn::Moved { from } => {
+                self.note(Event::Moved { segment: segment.id, mac, from, to: dest });
+            }
+            Learn::Refused(Refusal::Static) => return Err(DropReason::StaticMac),
+            Learn::Refused(Refusal::Damped) => {
+                self.note(Event::Damped { segment: segment.id, mac });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn send<R: Remotes>(
+        &self,
+        segment: &Segment,
+        admitted: &Admitted,
+        frame: &Frame<'_>,
+        forward: &forward::Forward<'_, R>,
+        sink: &mut impl Sink,
+    ) -> Done {
+        let Self { topology, counters, seed, .. } = *self;
+        Egress { topology, segment, counters, admitted, frame, seed }.carry_out(forward, sink);
+        Done::Forwarded
+    }
+
+    #[cold]
+    fn note(&mut self, event: Event) {
+        if self.events.len() < EVENTS && self.events.last() != Some(&event) {
+            self.events.push(event);
+        }
+    }
+}
+
+/// What became of a frame that was not dropped.
+enum Done {
+    Forwarded,
+    Answered,
+}
+
+#[cold]
+fn reply(
+    answer: Answer,
+    frame: &Frame<'_>,
+    admitted: &Admitted,
+    send: impl FnOnce(&Frame<'_>),
+) -> Result<Done, DropReason> {
+    let Answer::TooBig { mtu } = answer;
+    let reply = answer::too_big(frame, &admitted.ethernet, mtu).ok_or(DropReason::TooBig)?;
+    send(&Frame { head: reply.as_slice(), body: &[], offload: Offload::default() });
+    Ok(Done::Answered)
+}
+
+/// The frame with the congestion mark of the outer header carried over (RFC 6040 section 4.2).
+#[inline]
+fn ecn_applied<'f>(
+    frame: &Frame<'f>,
+    admitted: &Admitted,
+    outer_tos: u8,
+    scratch: &'f mut Option<Head>,
+) -> Result<Frame<'f>, DropReason> {
+    let outer = Ecn::of_tos(outer_tos);
+    if matches!(outer, Ecn::NotEct | Ecn::Ect0) {
+        // Neither changes an inner field, whatever it is.
+        return Ok(*frame);
+    }
+    let Some(inet) = Inet::at(frame.head, &admitted.ethernet) else { return Ok(*frame) };
+    let inner = Ecn::of_tos(inet.tos);
+    let combined = ecn::decapsulate(outer, inner).map_err(|_| DropReason::EcnIllegal)?;
+    if combined == inner {
+        return Ok(*frame);
+    }
+    let head = scratch.insert(Head::copy_of(frame.head));
+    ecn::set(head.as_mut_slice(), &inet, combined);
+    Ok(head.frame(frame, frame.offload))
+}

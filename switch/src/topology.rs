@@ -1,0 +1,442 @@
+//! What is where: segments, ports and VTEPs as one immutable snapshot.
+//!
+//! A snapshot is built from a [`TopologySpec`], which speaks in names and addresses, and from the
+//! snapshot before it: whatever has kept its name keeps its slot and generation, so that learned
+//! addresses, counters and descriptors that refer to it stay right. Workers hold the snapshot they
+//! forward by and change to the next one between two batches.
+
+use crate::index::Index;
+use crate::spec::{self, PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
+use encap::{VlanId, Vni};
+use fdb::{PortId, SegmentId, VtepId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+/// A member of a segment: a port, and the tag its frames carry there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The port.
+    pub port: PortId,
+    /// The VLAN tag towards it; `None` for untagged.
+    pub vlan: Option<VlanId>,
+}
+
+/// One broadcast domain of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Its slot.
+    pub id: SegmentId,
+    /// What it was built from.
+    pub spec: SegmentSpec,
+    /// Ports that are up, ordered by slot.
+    pub members: Vec<Member>,
+    /// Where flooded frames go on the underlay: the peers, or the one group.
+    pub flood: Vec<VtepId>,
+    /// VTEPs that may send into it, ordered.
+    pub sources: Vec<VtepId>,
+}
+
+/// A port of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Slot and generation.
+    pub id: PortId,
+    /// What it was built from.
+    pub spec: PortSpec,
+    /// How it relates to segments.
+    pub mode: PortMode,
+}
+
+/// How a port relates to segments, by slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortMode {
+    /// Untagged, one segment.
+    Access(SegmentId),
+    /// Tagged.
+    Trunk {
+        /// Sorted by VLAN.
+        vlans: Vec<(VlanId, SegmentId)>,
+        /// The segment of untagged frames.
+        native: Option<SegmentId>,
+    },
+}
+
+/// A remote tunnel endpoint, or a multicast group that stands for many.
+#[derive(Clone, Debug)]
+pub struct Vtep {
+    /// Slot and generation.
+    pub id: VtepId,
+    /// Where its datagrams go.
+    pub address: SocketAddr,
+    /// Whether it was named by the configuration, not merely heard.
+    pub configured: bool,
+    /// The largest layer 3 size an overlay frame to it may have. Shared by all snapshots, lowered
+    /// and raised as the path is learned.
+    mtu: Arc<AtomicU16>,
+}
+
+impl Vtep {
+    /// The largest layer 3 size an overlay frame to this VTEP may have.
+    #[must_use]
+    #[inline]
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Relaxed)
+    }
+
+    /// Sets the overlay's MTU towards this VTEP, in every snapshot that knows it.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.mtu.store(mtu, Relaxed);
+    }
+}
+
+/// An immutable snapshot.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    local: IpAddr,
+    overlay_mtu: u16,
+    segments: Vec<Option<Segment>>,
+    ports: Vec<Slot<Port>>,
+    vteps: Vec<Slot<Vtep>>,
+    by_vni: Index<Vni, SegmentId>,
+    by_ip: Index<IpAddr, VtepId>,
+}
+
+/// A slot and how often it was used before: an empty slot remembers.
+#[derive(Clone, Debug)]
+struct Slot<T> {
+    generation: u16,
+    value: Option<T>,
+}
+
+impl Topology {
+    /// A topology with nothing in it.
+    #[must_use]
+    pub fn empty(local: IpAddr, overlay_mtu: u16) -> Self {
+        Self {
+            local,
+            overlay_mtu,
+            segments: Vec::new(),
+            ports: Vec::new(),
+            vteps: Vec::new(),
+            by_vni: Index::default(),
+            by_ip: Index::default(),
+        }
+    }
+
+    /// The snapshot that `spec` describes, as the successor of `self`.
+    ///
+    /// # Errors
+    /// Everything in `spec` that contradicts itself, at once.
+    pub fn succeed(&self, spec: &TopologySpec) -> Result<Self, Vec<TopologyError>> {
+        let errors = spec::check(spec);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let mut next = Self::empty(spec.local, spec.overlay_mtu);
+        let too_many = |what| vec![TopologyError::TooMany(what)];
+        next.place_segments(self, spec).ok_or_else(|| too_many("segments"))?;
+        next.place_vteps(self, spec).ok_or_else(|| too_many("VTEPs"))?;
+        next.place_ports(self, spec).ok_or_else(|| too_many("ports"))?;
+        next.join(spec);
+        Ok(next)
+    }
+
+    fn place_segments(&mut self, before: &Self, spec: &TopologySpec) -> Option<()> {
+        let held: BTreeMap<(&str, Vni), u16> = before
+            .segments()
+            .map(|segment| ((segment.spec.name.as_str(), segment.spec.vni), segment.id.0))
+            .collect();
+        let wanted: Vec<Option<u16>> = spec
+            .segments
+            .iter()
+            .map(|segment| held.get(&(segment.name.as_str(), segment.vni)).copied())
+            .collect();
+        let slots = allocate(before.segments.len(), &wanted, |slot| {
+            before.segments.get(slot).is_some_and(Option::is_some)
+        })?;
+        let len = slots.iter().map(|&slot| usize::from(slot) + 1).max().unwrap_or(0);
+        self.segments = vec![None; len.max(before.segments.len())];
+        for (segment, slot) in spec.segments.iter().zip(slots) {
+            let id = SegmentId(slot);
+            self.by_vni.insert(segment.vni, id);
+            self.segments[usize::from(slot)] = Some(Segment {
+                id,
+                spec: segment.clone(),
+                members: Vec::new(),
+                flood: Vec::new(),
+                sources: Vec::new(),
+            });
+        }
+        Some(())
+    }
+
+    fn place_vteps(&mut self, before: &Self, spec: &TopologySpec) -> Option<()> {
+        let mut wanted: BTreeMap<IpAddr, (SocketAddr, bool)> = BTreeMap::new();
+        let port = spec.segments.iter().flat_map(|s| s.peers.first().or(s.multicast.as_ref()));
+        let port = port.map(SocketAddr::port).next().unwrap_or(encap::vxlan::PORT);
+        for (address, _) in &spec.heard {
+            wanted.insert(*address, (SocketAddr::new(*address, port), false));
+        }
+        for segment in &spec.segments {
+            for peer in segment.peers.iter().chain(&segment.multicast) {
+                wanted.insert(peer.ip(), (*peer, true));
+            }
+        }
+        let held: Vec<Option<u16>> =
+            wanted.keys().map(|ip| before.by_ip.get(ip).map(|id| id.slot)).collect();
+        let slots = allocate(before.vteps.len(), &held, |slot| {
+            before.vteps.get(slot).is_some_and(|slot| slot.value.is_some())
+        })?;
+        self.vteps = before.vteps.iter().map(Slot::vacate).collect();
+        for ((ip, (address, configured)), slot) in wanted.into_iter().zip(slots) {
+            let (id, kept) =
+                claim(&mut self.vteps, &before.vteps, slot, |vtep: &Vtep| vtep.address.ip() == ip);
+            let id = VtepId { slot: id.0, generation: id.1 };
+            let mtu = match kept {
+                Some(vtep) if before.overlay_mtu == spec.overlay_mtu => Arc::clone(&vtep.mtu),
+                _ => Arc::new(AtomicU16::new(spec.overlay_mtu)),
+            };
+            self.by_ip.insert(ip, id);
+            self.vteps[usize::from(slot)].value = Some(Vtep { id, address, configured, mtu });
+        }
+        Some(())
+    }
+
+    fn place_ports(&mut self, before: &Self, spec: &TopologySpec) -> Option<()> {
+        let held: BTreeMap<&str, u16> =
+            before.ports().map(|port| (port.spec.name.as_str(), port.id.slot)).collect();
+        let wanted: Vec<Option<u16>> =
+            spec.ports.iter().map(|port| held.get(port.name.as_str()).copied()).collect();
+        let slots = allocate(before.ports.len(), &wanted, |slot| {
+            before.ports.get(slot).is_some_and(|slot| slot.value.is_some())
+        })?;
+        self.ports = before.ports.iter().map(Slot::vacate).collect();
+        let names: BTreeMap<String, SegmentId> =
+            self.segments().map(|segment| (segment.spec.name.clone(), segment.id)).collect();
+        for (port, slot) in spec.ports.iter().zip(slots) {
+            let (id, _) = claim(&mut self.ports, &before.ports, slot, |held: &Port| {
+                held.spec.name == port.name
+            });
+            let id = PortId { slot: id.0, generation: id.1 };
+            let mode = port.mode.resolve(&names)?;
+            self.ports[usize::from(slot)].value = Some(Port { id, spec: port.clone(), mode });
+        }
+        Some(())
+    }
+
+    /// Fills in the members, the replication lists and the permitted sources.
+    fn join(&mut self, spec: &TopologySpec) {
+        let mut members: BTreeMap<SegmentId, Vec<Member>> = BTreeMap::new();
+        for port in self.ports().filter(|port| port.spec.up) {
+            for (segment, vlan) in port.mode.memberships() {
+                members.entry(segment).or_default().push(Member { port: port.id, vlan });
+            }
+        }
+        let vtep = |address: IpAddr| self.by_ip.get(&address);
+        let mut lists: BTreeMap<SegmentId, (Vec<VtepId>, Vec<VtepId>)> = BTreeMap::new();
+        for segment in self.segments() {
+            let mut named = BTreeSet::new();
+            let peers = segment.spec.peers.iter().filter_map(|peer| vtep(peer.ip()));
+            // A peer that is listed twice gets one copy of a flooded frame.
+            let peers: Vec<VtepId> = peers.filter(|id| named.insert(*id)).collect();
+            let flood = match segment.spec.multicast {
+                Some(group) => vtep(group.ip()).into_iter().collect(),
+                None => peers.clone(),
+            };
+            let heard = spec.heard.iter().filter(|(_, name)| *name == segment.spec.name);
+            let heard = heard.filter(|_| !segment.spec.strict_peers);
+            let mut sources = peers;
+            sources.extend(heard.filter_map(|(address, _)| vtep(*address)));
+            sources.sort_unstable();
+            sources.dedup();
+            lists.insert(segment.id, (flood, sources));
+        }
+        for segment in self.segments.iter_mut().flatten() {
+            segment.members = members.remove(&segment.id).unwrap_or_default();
+            if let Some((flood, sources)) = lists.remove(&segment.id) {
+                segment.flood = flood;
+                segment.sources = sources;
+            }
+        }
+    }
+
+    /// This node's own VTEP address.
+    #[must_use]
+    pub fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// The layer 3 MTU of the overlay as the underlay's interface allows it.
+    #[must_use]
+    pub fn overlay_mtu(&self) -> u16 {
+        self.overlay_mtu
+    }
+
+    /// The segments, by slot.
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().flatten()
+    }
+
+    /// The ports, by slot.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
+    /// The VTEPs, by slot.
+    pub fn vteps(&self) -> impl Iterator<Item = &Vtep> {
+        self.vteps.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
+    /// The segment in this slot.
+    #[must_use]
+    #[inline]
+    pub fn segment(&self, id: SegmentId) -> Option<&Segment> {
+        self.segments.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// The port in this slot, if it is still the one that is meant.
+    #[must_use]
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        let slot = self.ports.get(usize::from(id.slot))?;
+        slot.value.as_ref().filter(|_| slot.generation == id.generation)
+    }
+
+    /// The VTEP in this slot, if it is still the one that is meant.
+    #[must_use]
+    #[inline]
+    pub fn vtep(&self, id: VtepId) -> Option<&Vtep> {
+        let slot = self.vteps.get(usize::from(id.slot))?;
+        slot.value.as_ref().filter(|_| slot.generation == id.generation)
+    }
+
+    /// The segment with this number.
+    #[must_use]
+    pub fn segment_of(&self, vni: Vni) -> Option<&Segment> {
+        self.segment(self.by_vni.get(&vni)?)
+    }
+
+    /// The segment with this name.
+    #[must_use]
+    pub fn segment_named(&self, name: &str) -> Option<&Segment> {
+        self.segments().find(|segment| segment.spec.name == name)
+    }
+
+    /// The port with this name.
+    #[must_use]
+    pub fn port_named(&self, name: &str) -> Option<&Port> {
+        self.ports().find(|port| port.spec.name == name)
+    }
+
+    /// The VTEP at this address.
+    #[must_use]
+    pub fn vtep_at(&self, address: IpAddr) -> Option<&Vtep> {
+        self.vtep(self.by_ip.get(&address)?)
+    }
+}
+
+impl<T> Slot<T> {
+    fn vacate(&self) -> Self {
+        Self { generation: self.generation, value: None }
+    }
+}
+
+impl PortModeSpec {
+    fn resolve(&self, names: &BTreeMap<String, SegmentId>) -> Option<PortMode> {
+        let id = |name: &String| names.get(name).copied();
+        Some(match self {
+            Self::Access(segment) => PortMode::Access(id(segment)?),
+            Self::Trunk { vlans, native } => {
+                let mut vlans = vlans
+                    .iter()
+                    .map(|(vlan, segment)| Some((*vlan, id(segment)?)))
+                    .collect::<Option<Vec<_>>>()?;
+                vlans.sort_unstable();
+                let native = match native {
+                    Some(segment) => Some(id(segment)?),
+                    None => None,
+                };
+                PortMode::Trunk { vlans, native }
+            }
+        })
+    }
+}
+
+impl PortMode {
+    /// The segments of the port, each with the tag it has there.
+    pub fn memberships(&self) -> impl Iterator<Item = (SegmentId, Option<VlanId>)> + '_ {
+        let (untagged, tagged): (Option<SegmentId>, &[(VlanId, SegmentId)]) = match self {
+            Self::Access(segment) => (Some(*segment), &[]),
+            Self::Trunk { vlans, native } => (*native, vlans),
+        };
+        untagged
+            .map(|segment| (segment, None))
+            .into_iter()
+            .chain(tagged.iter().map(|(vlan, segment)| (*segment, Some(*vlan))))
+    }
+
+    /// The segment of a frame with this tag, or without one.
+    #[must_use]
+    #[inline]
+    pub fn segment(&self, vlan: Option<VlanId>) -> Option<SegmentId> {
+        match (self, vlan) {
+            (Self::Access(segment), None) => Some(*segment),
+            (Self::Access(_), Some(_)) => None,
+            (Self::Trunk { native, .. }, None) => *native,
+            (Self::Trunk { vlans, .. }, Some(vlan)) => {
+                let at = vlans.binary_search_by_key(&vlan, |(vlan, _)| *vlan).ok()?;
+                vlans.get(at).map(|(_, segment)| *segment)
+            }
+        }
+    }
+
+    /// The tag that frames of `segment` carry on this port; `None` when it is no member.
+    #[must_use]
+    #[inline]
+    pub fn tag_of(&self, segment: SegmentId) -> Option<Option<VlanId>> {
+        match self {
+            Self::Access(own) => (*own == segment).then_some(None),
+            Self::Trunk { vlans, native } => {
+                if *native == Some(segment) {
+                    return Some(None);
+                }
+                vlans.iter().find(|(_, id)| *id == segment).map(|(vlan, _)| Some(*vlan))
+            }
+        }
+    }
+}
+
+/// Gives everyone without a slot a free one, lowest first. A slot that was in use just before is
+/// taken last, so that a name that goes while another comes does not hand its slot on at once.
+fn allocate(
+    len: usize,
+    wanted: &[Option<u16>],
+    in_use_before: impl Fn(usize) -> bool,
+) -> Option<Vec<u16>> {
+    let kept: BTreeSet<u16> = wanted.iter().flatten().copied().collect();
+    let mut free = (0..=u16::MAX)
+        .filter(|slot| !kept.contains(slot))
+        .filter(|slot| usize::from(*slot) >= len || !in_use_before(usize::from(*slot)));
+    wanted.iter().map(|slot| slot.or_else(|| free.next())).collect()
+}
+
+/// Takes `slot`: with its generation when the same user had it, else with the next one.
+fn claim<'a, T>(
+    slots: &mut Vec<Slot<T>>,
+    before: &'a [Slot<T>],
+    slot: u16,
+    same: impl Fn(&T) -> bool,
+) -> ((u16, u16), Option<&'a T>) {
+    let index = usize::from(slot);
+    while slots.len() <= index {
+        slots.push(Slot { generation: 0, value: None });
+    }
+    let held = before.get(index).and_then(|held| held.value.as_ref());
+    let kept = held.filter(|held| same(held));
+    if kept.is_none() && index < before.len() {
+        slots[index].generation = before[index].generation.wrapping_add(1);
+    }
+    ((slot, slots[index].generation), kept)
+}
