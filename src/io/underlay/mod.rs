@@ -3,7 +3,9 @@
 pub mod errqueue;
 pub mod lock;
 pub mod offloads;
+mod runs;
 pub mod rx;
+mod send;
 pub mod sockets;
 pub mod train;
 pub mod tx;
