@@ -94,7 +94,8 @@ impl Config {
         }
         for port in &self.ports {
             let _ = writeln!(text, "[[port]]\nname = \"{}\"", port.name);
-            let optional = [("segment", &port.segment), ("netns", &port.netns), ("ifname", &port.ifname)];
+            let optional =
+                [("segment", &port.segment), ("netns", &port.netns), ("ifname", &port.ifname)];
             for (key, value) in optional {
                 if let Some(value) = value {
                     let _ = writeln!(text, "{key} = \"{value}\"");
@@ -110,6 +111,7 @@ impl Config {
 }
 
 fn list<T: ToString>(items: &[T]) -> String {
-    let quoted: Vec<String> = items.iter().map(|item| format!("\"{}\"", item.to_string())).collect();
+    let quoted: Vec<String> =
+        items.iter().map(|item| format!("\"{}\"", item.to_string())).collect();
     format!("[{}]", quoted.join(", "))
 }

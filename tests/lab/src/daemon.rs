@@ -47,6 +47,7 @@ pub struct Daemon {
     dir: TempDir,
     process: Option<Background>,
     notify: UnixDatagram,
+    flags: Vec<String>,
     allowed: Vec<String>,
 }
 
@@ -73,7 +74,15 @@ impl Daemon {
         let notify = UnixDatagram::bind(dir.path().join("notify"))?;
         notify.set_read_timeout(Some(Duration::from_millis(100)))?;
         let (program, space) = (program.clone(), space.clone());
-        Ok(Self { program, space, dir, process: None, notify, allowed: Vec::new() })
+        Ok(Self {
+            program,
+            space,
+            dir,
+            process: None,
+            notify,
+            flags: Vec::new(),
+            allowed: Vec::new(),
+        })
     }
 
     /// The path of its control socket.
@@ -108,6 +117,11 @@ impl Daemon {
         self.allowed.extend(texts.iter().map(|text| (*text).to_owned()));
     }
 
+    /// Has every later launch carry this flag, for instance `--ephemeral`.
+    pub fn flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program.path);
         command.args(&self.program.first);
@@ -129,7 +143,7 @@ impl Daemon {
         while self.notify.recv(&mut [0; 4096]).is_ok() {}
         let begun = Instant::now();
         let mut command = self.command();
-        command.arg("run").arg("--config").arg(self.config_path());
+        command.arg("run").arg("--config").arg(self.config_path()).args(&self.flags);
         command.env("NOTIFY_SOCKET", self.dir.path().join("notify"));
         let dir = self.dir.path().to_owned();
         let process = self.space.run(|| Background::start(&mut command, &dir, "daemon"))??;
@@ -308,7 +322,9 @@ impl Daemon {
     /// With the lines.
     pub fn assert_quiet_log(&self) -> Result<()> {
         let log = self.log();
-        let loud = |line: &&str| line.contains("WARN") || line.contains("ERROR") || line.contains("panicked");
+        let loud = |line: &&str| {
+            line.contains("WARN") || line.contains("ERROR") || line.contains("panicked")
+        };
         let allowed = |line: &&str| self.allowed.iter().any(|text| line.contains(text.as_str()));
         let bad: Vec<_> = log.lines().filter(loud).filter(|line| !allowed(line)).collect();
         ensure!(bad.is_empty(), "{}: the log says\n{}", self.space.name(), bad.join("\n"));
