@@ -1,6 +1,10 @@
 //! The daemon.
 
 pub(crate) mod clock;
+mod plan;
+mod ports;
+mod state;
+mod underlay;
 mod worker;
 
 use std::path::Path;

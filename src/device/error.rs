@@ -39,7 +39,7 @@ pub enum Cause {
     Io(#[from] io::Error),
     /// A netlink request.
     #[error(transparent)]
-    Netlink(#[from] NetlinkError),
+    Netlink(Box<NetlinkError>),
     /// The namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
@@ -58,6 +58,12 @@ pub enum Cause {
     /// The specification asks for the impossible.
     #[error("{0}")]
     Spec(&'static str),
+}
+
+impl From<NetlinkError> for Cause {
+    fn from(error: NetlinkError) -> Self {
+        Self::Netlink(Box::new(error))
+    }
 }
 
 impl From<nix::errno::Errno> for Cause {

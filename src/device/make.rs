@@ -7,6 +7,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::Duration;
 
 use super::adopt::{self, Expectation, Mismatch};
 use super::error::{Cause, DeviceError, Step, StepError};
@@ -23,6 +24,11 @@ const FLAGS: libc::c_int =
 
 /// `IFF_PERSIST` (linux/if_tun.h), which TUNGETIFF reports.
 const IFF_PERSIST: libc::c_int = 0x0800;
+
+/// How often, and after which pause, a device is looked at again whose queues are held: a process
+/// that was killed, or a child of it between fork and exec, takes some milliseconds to let go.
+const BUSY_ATTEMPTS: u32 = 25;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A device with its queues attached. Dropping the queues leaves a persistent device standing.
 #[derive(Debug)]
@@ -224,10 +230,22 @@ fn reopen_inside(
     }
     let mut netlink = Netlink::open().step("open netlink")?;
     // TUNSETIFF on a name that is not there would silently make a new device.
-    let link = find(&mut netlink, &spec.ifname, expect)?
-        .ok_or(Mismatch::NoDevice)
-        .step("look for the device")?;
-    adopt::check(&link, expect).step("compare")?;
+    let mut attempts = 0;
+    let link = loop {
+        let link = find(&mut netlink, &spec.ifname, expect)?
+            .ok_or(Mismatch::NoDevice)
+            .step("look for the device")?;
+        match adopt::check(&link, expect) {
+            Err(Mismatch::Busy { .. }) if attempts < BUSY_ATTEMPTS => {
+                attempts += 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            result => {
+                result.step("compare")?;
+                break link;
+            }
+        }
+    };
 
     let spec = TapSpec { ifname: link.name.clone(), ..spec.clone() };
     let first = attach(&spec.ifname, 0, "attach")?;

@@ -4,5 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod configure;
 mod netlink;
 mod support;
+mod tap;

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
 use encap::MacAddr;
-use tapestry::device::netlink::{LinkChange, Route, VxlanSpec};
+use tapestry::device::netlink::{LinkChange, VxlanSpec};
 use tapestry::device::netns::{Netns, identity_of, path_of};
 
-use crate::support::{Named, permitted};
+use crate::support::{Named, permitted, route};
 
 fn net(text: &str) -> ipnet::IpNet {
     text.parse().unwrap()
@@ -39,15 +39,11 @@ fn veth_across_namespaces_with_addresses_and_routes() {
     }
     let (near, far) = (Named::new(), Named::new());
     let mac: MacAddr = "02:00:00:00:0a:01".parse().unwrap();
-    let via = |to: &str, via: Option<&str>| Route {
-        to: net(to),
-        via: via.map(|via| via.parse().unwrap()),
-    };
     let routes = [
-        via("0.0.0.0/0", Some("10.1.0.9")),
-        via("10.77.0.0/16", None),
-        via("::/0", Some("fd00:1::9")),
-        via("fd00:77::/32", None),
+        route("0.0.0.0/0", Some("10.1.0.9")),
+        route("10.77.0.0/16", None),
+        route("::/0", Some("fd00:1::9")),
+        route("fd00:77::/32", None),
     ];
     near.netlink(|netlink| {
         netlink.add_veth("near", "far", Some(far.netns.as_fd())).unwrap();
