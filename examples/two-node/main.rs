@@ -37,7 +37,7 @@ struct Wishes {
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().collect();
     if arguments.get(1).is_some_and(|first| first == AS_TAPESTRY) {
-        return tapestry::cli::main_with(arguments.into_iter().filter(|word| word != AS_TAPESTRY));
+        return tapestry::cli::main(arguments.into_iter().filter(|word| word != AS_TAPESTRY));
     }
     let outcome = wishes().and_then(|wishes| match cell::enter()? {
         Side::Done(code) => Ok(code),

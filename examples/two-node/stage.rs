@@ -50,7 +50,7 @@ impl Stage {
             config.ports.push(access_port(port, pod));
             let mut daemon = Daemon::prepare(&program, &node.space)?;
             daemon.flag("--ephemeral");
-            daemon.write_config(&config.toml(&daemon.socket()))?;
+            daemon.configure(&config)?;
             let took = daemon.launch().with_context(|| format!("start the daemon of {name}"))?;
             println!("  {name}: ready after {}", show::milliseconds(&took));
             self.daemons.push((name, daemon));

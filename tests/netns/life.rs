@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use lab::config::{Config, Segment};
+use lab::config::Segment;
 use lab::daemon::Daemon;
 use lab::overlay::{Overlay, Plan, access_port, pod};
 use lab::tool::eventually;
@@ -17,10 +17,6 @@ use crate::common::{ensure_same, row, rows, start, still_forwarding, tapestry};
 use crate::mesh::cpu_over;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn write(daemon: &Daemon, config: &Config) -> Result<()> {
-    daemon.write_config(&config.toml(&daemon.socket()))
-}
 
 pub(crate) fn a_reload_touches_only_what_changed() -> Result<()> {
     let mut overlay = start(&Plan::default())?;
@@ -39,7 +35,7 @@ pub(crate) fn a_reload_touches_only_what_changed() -> Result<()> {
     let mut config = overlay.configs[0].clone();
     config.ports.push(access_port("pod2", &extra));
     config.segments.push(Segment::new("green", 200, &[]));
-    write(&overlay.daemons[0], &config)?;
+    overlay.daemons[0].configure(&config)?;
     let report = overlay.daemons[0].cli("reload")?;
     ensure!(report.contains("pod2") && report.contains("green"), "not told: {report}");
     ping::until_answered(&extra.space, b.hosts()[0], PATIENCE)?;
@@ -52,7 +48,7 @@ pub(crate) fn a_reload_touches_only_what_changed() -> Result<()> {
         &["blue", "green"],
     )?;
 
-    write(&overlay.daemons[0], &overlay.configs[0])?;
+    overlay.daemons[0].configure(&overlay.configs[0])?;
     overlay.daemons[0].cli("reload")?;
     ensure!(extra.space.link("eth0").is_err(), "a port that left the config left its device");
     ensure_same("ports", &rows(&overlay.daemons[0], "port list")?, "name", &["pod1"])?;
@@ -74,7 +70,7 @@ pub(crate) fn a_wrong_config_changes_nothing() -> Result<()> {
         ("vni = 100", "vni = 100\nnonsense = 1", "nonsense"),
         ("netns = \"", "netns = [1]\nifname_too = \"", "netns"),
     ];
-    let text = overlay.configs[0].toml(&overlay.daemons[0].socket());
+    let text = overlay.daemons[0].text_of(&overlay.configs[0]);
     for (old, new, key) in wrong {
         let changed = text.replace(old, new);
         ensure!(changed != text, "{old} is not in the config");
@@ -157,7 +153,7 @@ pub(crate) fn an_ephemeral_daemon_takes_its_ports_along() -> Result<()> {
     for (node, config) in overlay.nodes.iter().zip(&overlay.configs) {
         let mut daemon = Daemon::prepare(&tapestry(), &node.space)?;
         daemon.flag("--ephemeral");
-        write(&daemon, config)?;
+        daemon.configure(config)?;
         daemon.launch()?;
         overlay.daemons.push(daemon);
     }
@@ -179,7 +175,7 @@ pub(crate) fn a_second_daemon_is_refused() -> Result<()> {
     let other = Daemon::prepare(&tapestry(), &overlay.nodes[0].space)?;
     let mut config = overlay.configs[0].clone();
     config.ports.clear();
-    write(&other, &config)?;
+    other.configure(&config)?;
     let (status, words) = other.rival(&other.config_path())?;
     ensure!(!status.success(), "a second daemon on the same VTEP ran: {words}");
     ensure!(words.contains("4789") || words.contains("192.0.2.1"), "it does not say why: {words}");

@@ -74,11 +74,11 @@ impl Config {
         }
     }
 
-    /// The config as the daemon reads it.
+    /// The config as the daemon reads it, with its control socket and its state directory.
     #[must_use]
-    pub fn toml(&self, socket: &str) -> String {
+    pub fn toml(&self, socket: &str, state: &str) -> String {
         let mut text = format!(
-            "[node]\nname = \"{}\"\n[control]\nsocket = \"{socket}\"\n[underlay]\naddress = \"{}\"\n{}\n{}\n",
+            "[node]\nname = \"{}\"\n[control]\nsocket = \"{socket}\"\n[state]\ndir = \"{state}\"\n[underlay]\naddress = \"{}\"\n{}\n{}\n",
             self.node, self.underlay, self.underlay_extra, self.extra
         );
         // Writing to a String cannot fail.

@@ -59,7 +59,7 @@ impl Daemon {
     /// If it ends or stays silent instead; the error holds its log.
     pub fn start(program: &Program, space: &Space, config: &Config) -> Result<Self> {
         let mut daemon = Self::prepare(program, space)?;
-        daemon.write_config(&config.toml(&daemon.socket()))?;
+        daemon.configure(config)?;
         daemon.launch()?;
         Ok(daemon)
     }
@@ -103,6 +103,21 @@ impl Daemon {
         &self.space
     }
 
+    /// A config with this daemon's own places in it, as text.
+    #[must_use]
+    pub fn text_of(&self, config: &Config) -> String {
+        config.toml(&self.socket(), &self.dir.path().join("state").display().to_string())
+    }
+
+    /// Replaces the config file by this config.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn configure(&self, config: &Config) -> Result<()> {
+        self.write_config(&self.text_of(config))
+    }
+
     /// Replaces the config file.
     ///
     /// # Errors
@@ -125,9 +140,6 @@ impl Daemon {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program.path);
         command.args(&self.program.first);
-        // Default places of a machine must not be shared by daemons that run side by side.
-        command.env("STATE_DIRECTORY", self.dir.path().join("state"));
-        command.env("RUNTIME_DIRECTORY", self.dir.path());
         command.env("TAPESTRY_SOCKET", self.socket());
         command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
         command
