@@ -28,7 +28,18 @@ impl Capture {
         let dir = TempDir::with_prefix("capture-")?;
         let file = dir.path().join("wire.pcap");
         let mut command = tool::command("tcpdump");
-        command.args(["--immediate-mode", "-U", "-n", "-B", "8192", "-Z", "root", "-i", device, "-w"]);
+        command.args([
+            "--immediate-mode",
+            "-U",
+            "-n",
+            "-B",
+            "8192",
+            "-Z",
+            "root",
+            "-i",
+            device,
+            "-w",
+        ]);
         command.arg(&file).arg(filter);
         let tcpdump = space.run(|| Background::start(&mut command, dir.path(), "tcpdump"))??;
         eventually(Duration::from_secs(10), "tcpdump listens", || {

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
@@ -48,18 +49,22 @@ pub fn enter() -> Result<Side> {
     let wanted = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let (uid, gid) = (geteuid(), getegid());
     if unshare(wanted).is_err() {
-        unshare(wanted | CloneFlags::CLONE_NEWUSER).map_err(|errno| anyhow::anyhow!(
-            "no namespaces for this user ({errno}): run as root, or allow user namespaces \
+        unshare(wanted | CloneFlags::CLONE_NEWUSER).map_err(|errno| {
+            anyhow::anyhow!(
+                "no namespaces for this user ({errno}): run as root, or allow user namespaces \
              (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces, \
              kernel.apparmor_restrict_unprivileged_userns=0)"
-        ))?;
+            )
+        })?;
         fs::write("/proc/self/setgroups", "deny").context("/proc/self/setgroups")?;
         fs::write("/proc/self/uid_map", format!("0 {uid} 1")).context("/proc/self/uid_map")?;
         fs::write("/proc/self/gid_map", format!("0 {gid} 1")).context("/proc/self/gid_map")?;
     }
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("private mounts")?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("/run")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("private mounts")?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .context("/run")?;
     fs::create_dir(SCRATCH).context(SCRATCH)?;
 
     // The terminal's signals are for the process inside, which cleans up and ends; this one waits.
@@ -78,10 +83,29 @@ pub fn enter() -> Result<Side> {
     Ok(Side::Done(ExitCode::from(u8::try_from(code).unwrap_or(1))))
 }
 
+/// This process's id as the machine sees it: where to find the cell from outside.
+static OUTER_PID: OnceLock<String> = OnceLock::new();
+
+/// The id of the process inside, as the machine outside sees it.
+#[must_use]
+pub fn outer_pid() -> Option<&'static str> {
+    OUTER_PID.get().map(String::as_str)
+}
+
+/// Whether the cell was made by root, that is, without a user namespace.
+#[must_use]
+pub fn is_root_outside() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// The first steps inside: die with the parent, see only the cell's own processes, have a loopback.
 fn settle() -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     let none = None::<&str>;
+    if let Ok(pid) = fs::read_link("/proc/self") {
+        let _ = OUTER_PID.set(pid.display().to_string());
+    }
     // In a container with parts of /proc covered this is refused. Then /proc shows the outer PIDs,
     // which nothing here depends on.
     let _ = mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none);

@@ -74,11 +74,11 @@ impl Config {
         }
     }
 
-    /// The config as the daemon reads it.
+    /// The config as the daemon reads it, with its control socket and its state directory.
     #[must_use]
-    pub fn toml(&self, socket: &str) -> String {
+    pub fn toml(&self, socket: &str, state: &str) -> String {
         let mut text = format!(
-            "[node]\nname = \"{}\"\n[control]\nsocket = \"{socket}\"\n[underlay]\naddress = \"{}\"\n{}\n{}\n",
+            "[node]\nname = \"{}\"\n[control]\nsocket = \"{socket}\"\n[state]\ndir = \"{state}\"\n[underlay]\naddress = \"{}\"\n{}\n{}\n",
             self.node, self.underlay, self.underlay_extra, self.extra
         );
         // Writing to a String cannot fail.
@@ -94,7 +94,8 @@ impl Config {
         }
         for port in &self.ports {
             let _ = writeln!(text, "[[port]]\nname = \"{}\"", port.name);
-            let optional = [("segment", &port.segment), ("netns", &port.netns), ("ifname", &port.ifname)];
+            let optional =
+                [("segment", &port.segment), ("netns", &port.netns), ("ifname", &port.ifname)];
             for (key, value) in optional {
                 if let Some(value) = value {
                     let _ = writeln!(text, "{key} = \"{value}\"");
@@ -110,6 +111,7 @@ impl Config {
 }
 
 fn list<T: ToString>(items: &[T]) -> String {
-    let quoted: Vec<String> = items.iter().map(|item| format!("\"{}\"", item.to_string())).collect();
+    let quoted: Vec<String> =
+        items.iter().map(|item| format!("\"{}\"", item.to_string())).collect();
     format!("[{}]", quoted.join(", "))
 }

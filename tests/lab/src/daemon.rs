@@ -47,6 +47,7 @@ pub struct Daemon {
     dir: TempDir,
     process: Option<Background>,
     notify: UnixDatagram,
+    flags: Vec<String>,
     allowed: Vec<String>,
 }
 
@@ -58,7 +59,7 @@ impl Daemon {
     /// If it ends or stays silent instead; the error holds its log.
     pub fn start(program: &Program, space: &Space, config: &Config) -> Result<Self> {
         let mut daemon = Self::prepare(program, space)?;
-        daemon.write_config(&config.toml(&daemon.socket()))?;
+        daemon.configure(config)?;
         daemon.launch()?;
         Ok(daemon)
     }
@@ -73,7 +74,15 @@ impl Daemon {
         let notify = UnixDatagram::bind(dir.path().join("notify"))?;
         notify.set_read_timeout(Some(Duration::from_millis(100)))?;
         let (program, space) = (program.clone(), space.clone());
-        Ok(Self { program, space, dir, process: None, notify, allowed: Vec::new() })
+        Ok(Self {
+            program,
+            space,
+            dir,
+            process: None,
+            notify,
+            flags: Vec::new(),
+            allowed: Vec::new(),
+        })
     }
 
     /// The path of its control socket.
@@ -94,6 +103,21 @@ impl Daemon {
         &self.space
     }
 
+    /// A config with this daemon's own places in it, as text.
+    #[must_use]
+    pub fn text_of(&self, config: &Config) -> String {
+        config.toml(&self.socket(), &self.dir.path().join("state").display().to_string())
+    }
+
+    /// Replaces the config file by this config.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn configure(&self, config: &Config) -> Result<()> {
+        self.write_config(&self.text_of(config))
+    }
+
     /// Replaces the config file.
     ///
     /// # Errors
@@ -108,12 +132,14 @@ impl Daemon {
         self.allowed.extend(texts.iter().map(|text| (*text).to_owned()));
     }
 
+    /// Has every later launch carry this flag, for instance `--ephemeral`.
+    pub fn flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program.path);
         command.args(&self.program.first);
-        // Default places of a machine must not be shared by daemons that run side by side.
-        command.env("STATE_DIRECTORY", self.dir.path().join("state"));
-        command.env("RUNTIME_DIRECTORY", self.dir.path());
         command.env("TAPESTRY_SOCKET", self.socket());
         command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
         command
@@ -129,7 +155,7 @@ impl Daemon {
         while self.notify.recv(&mut [0; 4096]).is_ok() {}
         let begun = Instant::now();
         let mut command = self.command();
-        command.arg("run").arg("--config").arg(self.config_path());
+        command.arg("run").arg("--config").arg(self.config_path()).args(&self.flags);
         command.env("NOTIFY_SOCKET", self.dir.path().join("notify"));
         let dir = self.dir.path().to_owned();
         let process = self.space.run(|| Background::start(&mut command, &dir, "daemon"))??;
@@ -308,7 +334,9 @@ impl Daemon {
     /// With the lines.
     pub fn assert_quiet_log(&self) -> Result<()> {
         let log = self.log();
-        let loud = |line: &&str| line.contains("WARN") || line.contains("ERROR") || line.contains("panicked");
+        let loud = |line: &&str| {
+            line.contains("WARN") || line.contains("ERROR") || line.contains("panicked")
+        };
         let allowed = |line: &&str| self.allowed.iter().any(|text| line.contains(text.as_str()));
         let bad: Vec<_> = log.lines().filter(loud).filter(|line| !allowed(line)).collect();
         ensure!(bad.is_empty(), "{}: the log says\n{}", self.space.name(), bad.join("\n"));

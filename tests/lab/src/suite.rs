@@ -70,8 +70,8 @@ pub fn main(cases: &[Case]) -> ExitCode {
 
 fn attempt(case: Case, obstacle: Option<String>) -> Result<()> {
     let missing: Vec<_> = case.needs.iter().copied().filter(|name| !tool::exists(name)).collect();
-    let obstacle =
-        obstacle.or_else(|| (!missing.is_empty()).then(|| format!("missing: {}", missing.join(", "))));
+    let obstacle = obstacle
+        .or_else(|| (!missing.is_empty()).then(|| format!("missing: {}", missing.join(", "))));
     match obstacle {
         None => (case.run)(),
         Some(why) if std::env::var_os("CI").is_some() => bail!("cannot run: {why}"),

@@ -19,7 +19,10 @@ pub fn exists(program: &str) -> bool {
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(extra).map(|dir| dir.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .chain(extra)
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file())
 }
 
 /// A command for a program, wherever it is.
@@ -66,7 +69,9 @@ impl Background {
     /// What it has printed so far.
     #[must_use]
     pub fn said(&self) -> String {
-        std::fs::read(&self.said).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+        std::fs::read(&self.said)
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .unwrap_or_default()
     }
 
     /// Its process id.

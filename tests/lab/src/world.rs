@@ -53,7 +53,10 @@ impl World {
     pub fn veth(&self, a: (&Space, &str), b: (&Space, &str), mtu: u32) -> Result<()> {
         a.0.netlink(|link| link.add_veth(a.1, b.1, Some(b.0.inner.netns.as_fd())))??;
         for (space, name) in [a, b] {
-            space.change(name, &LinkChange { mtu: Some(mtu), up: Some(true), ..LinkChange::default() })?;
+            space.change(
+                name,
+                &LinkChange { mtu: Some(mtu), up: Some(true), ..LinkChange::default() },
+            )?;
         }
         Ok(())
     }
@@ -238,7 +241,8 @@ impl Space {
         let (addresses, routes) = self.netlink(|netlink| {
             (netlink.addresses(Some(link.index)), netlink.routes(Some(link.index)))
         })?;
-        let mut lines: Vec<String> = addresses?.iter().map(|a| format!("address {}", a.net)).collect();
+        let mut lines: Vec<String> =
+            addresses?.iter().map(|a| format!("address {}", a.net)).collect();
         lines.extend(routes?.iter().map(|entry| {
             let via = entry.route.via.map(|via| format!(" via {via}")).unwrap_or_default();
             format!("route {}{via}", entry.route.to)

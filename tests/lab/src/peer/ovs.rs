@@ -13,7 +13,8 @@ use crate::tool::{self, Background, eventually};
 use crate::world::{Space, World};
 
 /// Programs it needs.
-pub const PROGRAMS: &[&str] = &["ip", "ethtool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovsdb-tool"];
+pub const PROGRAMS: &[&str] =
+    &["ip", "ethtool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovsdb-tool"];
 
 /// Where Debian keeps the schema.
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
@@ -98,7 +99,10 @@ impl OvsPeer {
             ))?;
         }
         self.space.up("bri")?;
-        self.pod.space.output(&format!("ip link set eth0 mtu {}", if local.is_ipv4() { 1450 } else { 1430 }))?;
+        self.pod.space.output(&format!(
+            "ip link set eth0 mtu {}",
+            if local.is_ipv4() { 1450 } else { 1430 }
+        ))?;
         self.pod.space.address("eth0", self.pod.v4)?;
         self.pod.space.address("eth0", self.pod.v6)
     }
@@ -112,21 +116,23 @@ fn daemons(space: &Space, dir: &Path) -> Result<(Background, Background)> {
         command.args(arguments).env("OVS_RUNDIR", dir).env("OVS_LOGDIR", dir).env("OVS_DBDIR", dir);
         space.run(|| Background::start(&mut command, dir, program))?
     };
-    let ovsdb = start("ovsdb-server", &[
-        at("conf.db"),
-        format!("--remote=punix:{}", at("db.sock")),
-        format!("--unixctl={}", at("ovsdb.ctl")),
-    ])?;
+    let ovsdb = start(
+        "ovsdb-server",
+        &[
+            at("conf.db"),
+            format!("--remote=punix:{}", at("db.sock")),
+            format!("--unixctl={}", at("ovsdb.ctl")),
+        ],
+    )?;
     let patience = Duration::from_secs(10);
     eventually(patience, "ovsdb-server listens", || Ok(dir.join("db.sock").exists()))
         .with_context(|| ovsdb.said())?;
     let db = format!("unix:{}", at("db.sock"));
     tool::run(tool::command("ovs-vsctl").args([&format!("--db={db}"), "--no-wait", "init"]))?;
-    let vswitchd = start("ovs-vswitchd", &[
-        db,
-        "--disable-system".to_owned(),
-        format!("--unixctl={}", at("vswitchd.ctl")),
-    ])?;
+    let vswitchd = start(
+        "ovs-vswitchd",
+        &[db, "--disable-system".to_owned(), format!("--unixctl={}", at("vswitchd.ctl"))],
+    )?;
     eventually(patience, "ovs-vswitchd listens", || Ok(dir.join("vswitchd.ctl").exists()))
         .with_context(|| vswitchd.said())?;
     Ok((ovsdb, vswitchd))

@@ -87,7 +87,9 @@ impl Frames {
                 buffer.truncate(length);
                 Ok(Some(buffer))
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -143,7 +145,8 @@ pub fn text_of(frame: &[u8]) -> Option<String> {
     let (head, payload) = frame.split_first_chunk::<14>()?;
     let kind = u16::from_be_bytes([*head.get(12)?, *head.get(13)?]);
     let end = payload.iter().position(|byte| *byte == 0).unwrap_or(payload.len());
-    (kind == EXPERIMENTAL).then(|| String::from_utf8_lossy(payload.get(..end).unwrap_or_default()).into_owned())
+    (kind == EXPERIMENTAL)
+        .then(|| String::from_utf8_lossy(payload.get(..end).unwrap_or_default()).into_owned())
 }
 
 /// Says something from one pod and asserts how often each of the others hears it.

@@ -91,7 +91,11 @@ impl Talks {
         let mut longest = Duration::ZERO;
         for talk in self.talks {
             let join = |what| anyhow!("{}: {what} panicked", talk.name);
-            let stall = talk.client.join().map_err(|_| join("client"))?.with_context(|| talk.name.clone())?;
+            let stall = talk
+                .client
+                .join()
+                .map_err(|_| join("client"))?
+                .with_context(|| talk.name.clone())?;
             talk.server.join().map_err(|_| join("server"))?.with_context(|| talk.name.clone())?;
             longest = longest.max(stall);
         }

@@ -49,7 +49,9 @@ pub fn until_answered(space: &Space, to: IpAddr, patience: Duration) -> Result<(
 pub fn is_silent(space: &Space, to: IpAddr) -> Result<bool> {
     let socket = space.run(|| open(to))??;
     socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-    Ok((0..3).all(|sequence| attempt(&socket, to, sequence, b"anybody?", Duration::from_millis(500)).is_err()))
+    Ok((0..3).all(|sequence| {
+        attempt(&socket, to, sequence, b"anybody?", Duration::from_millis(500)).is_err()
+    }))
 }
 
 fn open(to: IpAddr) -> Result<Socket> {
@@ -89,7 +91,9 @@ fn attempt(
     while begun.elapsed() < patience {
         let length = match socket.read(&mut buffer) {
             Ok(length) => length,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                break;
+            }
             Err(error) => return Err(error.into()),
         };
         let mut got = buffer.get(..length).unwrap_or_default();
@@ -103,7 +107,11 @@ fn attempt(
             continue;
         }
         if got.get(8..) != Some(payload) {
-            bail!("{to}: echo {sequence} came back changed ({} bytes for {})", got.len(), message.len());
+            bail!(
+                "{to}: echo {sequence} came back changed ({} bytes for {})",
+                got.len(),
+                message.len()
+            );
         }
         return Ok(begun.elapsed());
     }

@@ -117,7 +117,8 @@ fn read(mut stream: &TcpStream, seed: u64, expected: u64, progress: &AtomicU64) 
     let mut buffer = vec![0; 256 * 1024];
     let (mut at, mut total) = (0, 0_u64);
     loop {
-        let length = stream.read(&mut buffer).with_context(|| format!("read after {total} bytes"))?;
+        let length =
+            stream.read(&mut buffer).with_context(|| format!("read after {total} bytes"))?;
         if length == 0 {
             break;
         }

@@ -36,7 +36,8 @@ pub fn echo(client: &Space, server: &Space, address: IpAddr, sizes: &[usize]) ->
     for &size in sizes {
         let sent = block.get(..size).context("size")?;
         near.send(sent)?;
-        let (length, from) = far.recv_from(&mut buffer).with_context(|| format!("{size} bytes there"))?;
+        let (length, from) =
+            far.recv_from(&mut buffer).with_context(|| format!("{size} bytes there"))?;
         far.send_to(buffer.get(..length).unwrap_or_default(), from)?;
         let length = near.recv(&mut buffer).with_context(|| format!("{size} bytes back"))?;
         ensure!(buffer.get(..length) == Some(sent), "{size} bytes came back changed ({length})");
@@ -68,7 +69,8 @@ pub fn segmented(
     far.recv(&mut buffer).context("the first datagram")?;
     near.send(&sent)?;
     for (number, wanted) in sent.chunks(size).enumerate() {
-        let length = far.recv(&mut buffer).with_context(|| format!("datagram {number} of {count}"))?;
+        let length =
+            far.recv(&mut buffer).with_context(|| format!("datagram {number} of {count}"))?;
         ensure!(
             buffer.get(..length) == Some(wanted),
             "datagram {number} of {count}: {length} bytes for {}",
