@@ -272,7 +272,9 @@ mod tests {
         }
 
         fn set(&self, value: u64) {
-            self.0.store(value, Ordering::Release);
+            // A swap, since loom lets a plain store fall between the two halves of a concurrent
+            // compare-exchange, which C++20 [atomics.order] p10 rules out.
+            self.0.swap(value, Ordering::Release);
         }
 
         fn replace(&self, old: u64, new: u64) {
