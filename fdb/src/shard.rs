@@ -273,7 +273,7 @@ mod tests {
 
         fn set(&self, value: u64) {
             // A swap, since loom lets a plain store fall between the two halves of a concurrent
-            // compare-exchange, which C++20 [atomics.order] p10 rules out.
+            // compare-exchange, which C++ [atomics.order] rules out.
             self.0.swap(value, Ordering::Release);
         }
 
