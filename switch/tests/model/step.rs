@@ -112,8 +112,8 @@ impl Parts {
     pub(crate) fn tags(&self) -> Vec<RawTag> {
         match self.tag {
             TagKind::None => vec![],
-            TagKind::Priority => vec![(C_TAG, 0xa000)],
-            TagKind::Vlan(vlan) => vec![(C_TAG, 0x6000 | vlan)],
+            TagKind::Priority => vec![(C_TAG, 0xb000)],
+            TagKind::Vlan(vlan) => vec![(C_TAG, 0x7000 | vlan)],
             TagKind::Double => vec![(C_TAG, 10), (C_TAG, 20)],
         }
     }
