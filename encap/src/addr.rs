@@ -6,6 +6,11 @@ use core::str::FromStr;
 
 /// A 48-bit MAC address, any of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "String", into = "String")
+)]
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
@@ -92,9 +97,28 @@ impl FromStr for MacAddr {
     }
 }
 
+impl TryFrom<String> for MacAddr {
+    type Error = MacParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<MacAddr> for String {
+    fn from(mac: MacAddr) -> Self {
+        mac.to_string()
+    }
+}
+
 /// The MAC address of one station: neither a group address nor all zeros. Only such an address
 /// can be learned.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "MacAddr", into = "MacAddr")
+)]
 pub struct StationMac(MacAddr);
 
 impl StationMac {
@@ -102,6 +126,25 @@ impl StationMac {
     #[must_use]
     pub const fn get(self) -> MacAddr {
         self.0
+    }
+}
+
+/// The address is a group address or all zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is the address of no single station")]
+pub struct NoStation(pub MacAddr);
+
+impl TryFrom<MacAddr> for StationMac {
+    type Error = NoStation;
+
+    fn try_from(mac: MacAddr) -> Result<Self, Self::Error> {
+        mac.station().ok_or(NoStation(mac))
+    }
+}
+
+impl From<StationMac> for MacAddr {
+    fn from(mac: StationMac) -> Self {
+        mac.0
     }
 }
 
@@ -120,6 +163,11 @@ impl fmt::Debug for StationMac {
 /// A VLAN identifier that names a VLAN: 1 to 4094 (IEEE 802.1Q-2018 section 9.6). Zero is only a
 /// priority, 4095 is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "u16", into = "u16")
+)]
 pub struct VlanId(u16);
 
 /// The number names no VLAN.
@@ -143,6 +191,20 @@ impl VlanId {
     }
 }
 
+impl TryFrom<u16> for VlanId {
+    type Error = VlanOutOfRange;
+
+    fn try_from(raw: u16) -> Result<Self, Self::Error> {
+        Self::new(raw)
+    }
+}
+
+impl From<VlanId> for u16 {
+    fn from(vlan: VlanId) -> Self {
+        vlan.0
+    }
+}
+
 impl fmt::Display for VlanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -151,6 +213,11 @@ impl fmt::Display for VlanId {
 
 /// A VXLAN network identifier that can name a segment: 1 to 16777215 (RFC 7348 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "u32", into = "u32")
+)]
 pub struct Vni(NonZeroU32);
 
 /// The number names no segment.
@@ -197,6 +264,20 @@ impl Vni {
     }
 }
 
+impl TryFrom<u32> for Vni {
+    type Error = VniOutOfRange;
+
+    fn try_from(raw: u32) -> Result<Self, Self::Error> {
+        Self::new(raw)
+    }
+}
+
+impl From<Vni> for u32 {
+    fn from(vni: Vni) -> Self {
+        vni.get()
+    }
+}
+
 impl fmt::Display for Vni {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -225,5 +306,84 @@ impl EtherType {
     #[must_use]
     pub const fn is_tag(self) -> bool {
         matches!(self, Self::VLAN | Self::SERVICE_VLAN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mac_text() {
+        for text in ["02:00:00:00:0a:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"] {
+            assert_eq!(text.parse::<MacAddr>().unwrap().to_string(), text);
+        }
+        assert_eq!("02:AB:cd:00:00:01".parse::<MacAddr>().unwrap().0[1..3], [0xab, 0xcd]);
+        for text in [
+            "",
+            "02:00:00:00:0a",
+            "02:00:00:00:0a:01:02",
+            "2:0:0:0:a:1",
+            "02-00-00-00-0a-01",
+            "+2:00:00:00:0a:01",
+            "02:00:00:00:0a:0g",
+            "02:00:00:00:0a:01 ",
+        ] {
+            assert_eq!(text.parse::<MacAddr>(), Err(MacParseError(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn stations_are_unicast_and_not_zero() {
+        let station = |text: &str| text.parse::<MacAddr>().unwrap().station().is_some();
+        assert!(station("02:00:00:00:00:01") && station("00:00:00:00:00:01"));
+        assert!(!station("00:00:00:00:00:00"));
+        assert!(!station("01:00:5e:00:00:01") && !station("ff:ff:ff:ff:ff:ff"));
+    }
+
+    #[test]
+    fn link_local_is_sixteen_addresses() {
+        let link_local = |last| MacAddr([1, 0x80, 0xc2, 0, 0, last]).is_link_local();
+        assert_eq!((0..=255).filter(|&last| link_local(last)).count(), 16);
+        assert!(link_local(0) && link_local(15));
+    }
+
+    #[test]
+    fn bits_survive() {
+        let mac = MacAddr([0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc]);
+        assert_eq!(mac.to_bits(), 0x1234_5678_9abc);
+        assert_eq!(MacAddr::from_bits(mac.to_bits() | 0xffff << 48), mac);
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(
+            [0, 1, 4094, 4095].map(|raw| VlanId::new(raw).is_ok()),
+            [false, true, true, false]
+        );
+        assert_eq!(
+            [0, 1, Vni::MAX, Vni::MAX + 1].map(|raw| Vni::new(raw).is_ok()),
+            [false, true, true, false]
+        );
+        assert_eq!(Vni::from_wire([0, 0, 0]), None);
+        assert_eq!(Vni::from_wire([1, 2, 3]).map(Vni::get), Some(0x0001_0203));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn serde_goes_through_the_constructors() {
+        let json = |text| serde_json::from_str::<(MacAddr, VlanId, Vni, StationMac)>(text);
+        let good = r#"["02:00:00:00:0a:01",10,100,"02:00:00:00:0a:02"]"#;
+        let value = json(good).unwrap();
+        assert_eq!(serde_json::to_string(&value).unwrap(), good);
+        for bad in [
+            r#"["02:00:00:00:0a",10,100,"02:00:00:00:0a:02"]"#,
+            r#"["02:00:00:00:0a:01",0,100,"02:00:00:00:0a:02"]"#,
+            r#"["02:00:00:00:0a:01",10,16777216,"02:00:00:00:0a:02"]"#,
+            r#"["02:00:00:00:0a:01",10,-1,"02:00:00:00:0a:02"]"#,
+            r#"["02:00:00:00:0a:01",10,100,"03:00:00:00:0a:02"]"#,
+        ] {
+            assert!(json(bad).is_err(), "{bad}");
+        }
     }
 }

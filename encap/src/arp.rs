@@ -205,3 +205,125 @@ fn link_layer(mut options: &[u8], wanted: u8) -> Option<Option<MacAddr>> {
     }
     Some(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tagged;
+
+    fn arp(op: u8) -> Vec<u8> {
+        let mut frame = vec![0xff; 6];
+        frame.extend([2, 0, 0, 0, 0, 2, 0x08, 0x06]);
+        frame.extend([0, 1, 8, 0, 6, 4, 0, op]);
+        frame.extend([2, 0, 0, 0, 0, 2, 10, 0, 0, 2]);
+        frame.extend([0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
+        frame
+    }
+
+    #[test]
+    fn a_request_asks() {
+        let frame = arp(1);
+        let padded = [&frame[..], &[0; 18]].concat();
+        for frame in [frame.clone(), padded, tagged(&frame, [0x81, 0, 0, 3])] {
+            let message = Arp::parse(&frame).unwrap();
+            assert_eq!(message.op, ArpOp::Request);
+            assert_eq!(message.who_has(), Some([10, 0, 0, 1].into()));
+            assert_eq!(message.sender, Ipv4Addr::from([10, 0, 0, 2]));
+            assert_eq!(message.sender_mac, MacAddr([2, 0, 0, 0, 0, 2]));
+        }
+        let mut own = frame;
+        own[41] = 2;
+        assert_eq!(Arp::parse(&own).unwrap().who_has(), None, "an announcement asks nobody");
+        assert_eq!(Arp::parse(&arp(2)).unwrap().who_has(), None);
+        assert_eq!(Arp::parse(&arp(9)).unwrap().op, ArpOp::Other(9));
+    }
+
+    #[test]
+    fn other_hardware_and_short_messages_are_none() {
+        for (at, value) in [(13, 0), (15, 2), (16, 9), (18, 8), (19, 16)] {
+            let mut frame = arp(1);
+            frame[at] = value;
+            assert_eq!(Arp::parse(&frame), None, "byte {at}");
+        }
+        for len in 0..42 {
+            assert_eq!(Arp::parse(&arp(1)[..len]), None);
+        }
+    }
+
+    const SOLICITED_NODE: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 9];
+    const HERE: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    const TARGET: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+    const SOURCE_OPTION: [u8; 8] = [1, 1, 2, 0, 0, 0, 0, 2];
+    const TARGET_OPTION: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 9];
+
+    /// A message with its checksum by etherparse.
+    fn nd(kind: u8, flags: u8, from: [u8; 16], to: [u8; 16], options: &[u8]) -> Vec<u8> {
+        let body = [&TARGET, options].concat();
+        let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [0x33; 6])
+            .ipv6(from, to, 255)
+            .icmpv6_raw(kind, 0, [flags, 0, 0, 0]);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &body).unwrap();
+        frame
+    }
+
+    #[test]
+    fn a_solicitation_asks() {
+        let frame = nd(135, 0, HERE, SOLICITED_NODE, &SOURCE_OPTION);
+        let message = Neighbour::parse(&frame).unwrap();
+        assert_eq!(message.who_has(), Some(TARGET.into()));
+        assert_eq!(message.link_layer, Some(MacAddr([2, 0, 0, 0, 0, 2])));
+        let probe = Neighbour::parse(&nd(135, 0, [0; 16], SOLICITED_NODE, &[])).unwrap();
+        assert_eq!(probe.who_has(), None);
+    }
+
+    #[test]
+    fn an_advertisement_answers() {
+        let frame = nd(136, 0xe0, TARGET, HERE, &TARGET_OPTION);
+        let message = Neighbour::parse(&frame).unwrap();
+        let all = NeighbourKind::Advertisement { router: true, solicited: true, overrides: true };
+        assert_eq!(message.kind, all);
+        assert_eq!(message.link_layer, Some(MacAddr([2, 0, 0, 0, 0, 9])));
+        assert_eq!(message.who_has(), None);
+    }
+
+    #[test]
+    fn rfc_4861_checks() {
+        let option = |bytes: &[u8]| nd(135, 0, HERE, SOLICITED_NODE, bytes);
+        assert!(Neighbour::parse(&option(&[])).is_some());
+        assert!(Neighbour::parse(&option(&[14, 1, 0, 0, 0, 0, 0, 0])).is_some(), "others pass");
+        let zero = [SOURCE_OPTION, [1, 0, 0, 0, 0, 0, 0, 0]].concat();
+        for (name, frame) in [
+            ("option of length zero", option(&zero)),
+            ("option past the end", option(&[1, 2, 2, 0, 0, 0, 0, 2])),
+            ("half an option", option(&[1])),
+            ("option with a probe", nd(135, 0, [0; 16], SOLICITED_NODE, &SOURCE_OPTION)),
+            ("probe to a host", nd(135, 0, [0; 16], HERE, &[])),
+            ("solicited to a group", nd(136, 0x40, TARGET, SOLICITED_NODE, &TARGET_OPTION)),
+            ("router advertisement", nd(134, 0, HERE, SOLICITED_NODE, &[])),
+        ] {
+            assert_eq!(Neighbour::parse(&frame), None, "{name}");
+        }
+        let good = option(&SOURCE_OPTION);
+        // Hop limit, code, checksum, payload length.
+        for at in [21, 55, 56, 60, 19] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            assert_eq!(Neighbour::parse(&bad), None, "byte {at}");
+        }
+        for len in 0..good.len() {
+            assert_eq!(Neighbour::parse(&good[..len]), None);
+        }
+    }
+
+    #[test]
+    fn a_multicast_target_is_refused() {
+        let mut frame = nd(135, 0, HERE, SOLICITED_NODE, &[]);
+        frame[62] = 0xff;
+        // Mended by hand, so that only the target is wrong.
+        let check = u16::from_be_bytes([frame[56], frame[57]]);
+        let check = crate::checksum::update(check, 0xfd00, 0xff00);
+        frame[56..58].copy_from_slice(&check.to_be_bytes());
+        assert_eq!(Neighbour::parse(&frame), None);
+    }
+}

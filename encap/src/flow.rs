@@ -80,3 +80,87 @@ const fn finish(state: u64) -> FlowHash {
     let mixed = fold(state ^ k3, k1);
     FlowHash((mixed ^ (mixed >> 32)) as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{tagged, tcp4, tcp6, udp4, udp6};
+
+    const SEED: u64 = 0x5eed;
+
+    fn hash(frame: &[u8]) -> FlowHash {
+        FlowHash::of(frame, SEED)
+    }
+
+    #[test]
+    fn every_field_of_the_flow_counts() {
+        // Offsets of MAC addresses, EtherType aside: addresses, protocol and ports.
+        let v4: Vec<usize> = (0..12).chain(26..38).collect();
+        let v6: Vec<usize> = (0..12).chain(22..58).collect();
+        for (frame, fields) in [(tcp4(4), &v4), (udp4(4), &v4), (tcp6(4), &v6), (udp6(4), &v6)] {
+            let original = hash(&frame);
+            for &at in fields {
+                let mut other = frame.clone();
+                other[at] ^= 1;
+                assert_ne!(hash(&other), original, "byte {at}");
+            }
+            // Identification and TTL of IPv4, length and hop limit of IPv6, and all behind ports.
+            let others = if fields.len() == v4.len() { [18, 19, 22] } else { [18, 19, 21] };
+            for at in others.into_iter().chain(fields[fields.len() - 1] + 1..frame.len()) {
+                let mut other = frame.clone();
+                other[at] ^= 1;
+                assert_eq!(hash(&other), original, "byte {at}");
+            }
+        }
+        assert_ne!(hash(&tcp4(4)), FlowHash::of(&tcp4(4), SEED + 1));
+    }
+
+    #[test]
+    fn tags_do_not_count() {
+        let frame = tcp4(10);
+        let once = tagged(&frame, [0x81, 0, 0x60, 10]);
+        let twice = tagged(&once, [0x88, 0xa8, 0, 9]);
+        assert_eq!([hash(&once), hash(&twice)], [hash(&frame); 2]);
+    }
+
+    #[test]
+    fn fragments_of_one_packet_hash_alike() {
+        let mut first = udp4(64);
+        first[20] = 0x20;
+        let mut later = first.clone();
+        later[20..22].copy_from_slice(&[0x00, 0x08]);
+        later[34..38].copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]);
+        assert_eq!(hash(&first), hash(&later));
+        assert_ne!(hash(&first), hash(&udp4(64)));
+    }
+
+    #[test]
+    fn ports_and_buckets_are_in_range_and_spread() {
+        for low in [0, 1, u32::MAX / 2, u32::MAX] {
+            assert!(FlowHash(low).source_port() >= 49_152);
+            assert_eq!(FlowHash(low).bucket(1), 0);
+            assert_eq!(FlowHash(low).bucket(0), 0);
+        }
+        assert_eq!(FlowHash(u32::MAX).source_port(), 65_535);
+        assert_eq!(FlowHash(u32::MAX).bucket(7), 6);
+
+        // 16000 flows that differ in the source port only, in 16 buckets: 1000 each, give or take
+        // six standard deviations.
+        let mut buckets = [0usize; 16];
+        let mut frame = tcp4(4);
+        for port in 0..16_000u16 {
+            frame[34..36].copy_from_slice(&port.to_be_bytes());
+            buckets[hash(&frame).bucket(16)] += 1;
+        }
+        assert!(buckets.iter().all(|&count| (816..1184).contains(&count)), "{buckets:?}");
+    }
+
+    #[test]
+    fn short_frames_have_a_hash() {
+        let frame = tcp6(4);
+        for len in 0..frame.len() {
+            let _: FlowHash = hash(&frame[..len]);
+        }
+        assert_eq!(hash(&[]), hash(&[1, 2, 3]));
+    }
+}

@@ -172,15 +172,20 @@ impl Inet {
         self.l3 + self.l3_len <= frame_len
     }
 
+    /// Whether the packet ends where a frame of this many bytes does: no trailing padding.
+    #[must_use]
+    pub const fn fits_exactly(&self, frame_len: usize) -> bool {
+        self.l3 + self.l3_len == frame_len
+    }
+
     /// Bytes from layer 4 on, as the packet claims.
     #[must_use]
     pub const fn l4_len(&self) -> usize {
         self.l3_len - (self.l4 - self.l3)
     }
 
-    /// Offsets of the two addresses: source, destination and what follows; both are in the head.
-    #[must_use]
-    pub(crate) const fn address_range(&self) -> core::ops::Range<usize> {
+    /// Offsets of source and destination address, one behind the other.
+    const fn address_range(&self) -> core::ops::Range<usize> {
         match self.version {
             IpVersion::V4 => self.l3 + 12..self.l3 + 20,
             IpVersion::V6 => self.l3 + 8..self.l3 + 40,
@@ -222,5 +227,136 @@ impl Inet {
         }
         let &[a, b, c, d] = head.get(self.l4..)?.first_chunk::<4>()?;
         Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{tagged, tcp4, tcp6, udp4, udp6};
+
+    /// An IPv6 frame with these extension headers in front of `proto`.
+    fn extended(extensions: &[(u8, [u8; 7])], proto: u8, payload: usize) -> Vec<u8> {
+        let mut frame = udp6(0)[..54].to_vec();
+        let mut kinds: Vec<u8> = extensions.iter().map(|(kind, _)| *kind).collect();
+        kinds.push(proto);
+        frame[20] = kinds[0];
+        for ((_, rest), next) in extensions.iter().zip(&kinds[1..]) {
+            frame.push(*next);
+            frame.extend(rest);
+            let padding = if rest[0] < 8 { usize::from(rest[0]) * 8 } else { 0 };
+            frame.extend(vec![0; padding]);
+        }
+        frame.extend(vec![0xaa; payload]);
+        let len = (frame.len() - 54) as u16;
+        frame[18..20].copy_from_slice(&len.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn agrees_with_etherparse() {
+        for (frame, proto) in [
+            (tcp4(9), proto::TCP),
+            (tcp6(9), proto::TCP),
+            (udp4(9), proto::UDP),
+            (udp6(9), proto::UDP),
+            (tagged(&udp6(9), [0x81, 0, 0, 5]), proto::UDP),
+            // A protocol that etherparse does not look into.
+            (extended(&[(0, [1; 7]), (60, [0; 7])], 253, 12), 253),
+        ] {
+            let inet = Inet::parse(&frame).unwrap();
+            let oracle = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
+            let net = oracle.net.unwrap();
+            let payload = net.ip_payload_ref().unwrap();
+            let l4 = payload.payload.as_ptr() as usize - frame.as_ptr() as usize;
+            assert_eq!((inet.l4, inet.proto), (l4, proto));
+            assert_eq!(inet.l4_len(), payload.payload.len());
+            assert!(inet.fits(frame.len()) && inet.fits_exactly(frame.len()));
+            assert!(!inet.fits(frame.len() - 1));
+            let (src, dst) = match net {
+                etherparse::NetSlice::Ipv4(ip) => {
+                    let header = ip.header();
+                    (header.source_addr().into(), header.destination_addr().into())
+                }
+                etherparse::NetSlice::Ipv6(ip) => {
+                    let header = ip.header();
+                    (header.source_addr().into(), header.destination_addr().into())
+                }
+                etherparse::NetSlice::Arp(_) => panic!("no ARP was built"),
+            };
+            assert_eq!(inet.addresses(&frame), Some((src, dst)));
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let broken = |at: usize, value: u8| {
+            let mut frame = tcp4(0);
+            frame[at] = value;
+            Inet::parse(&frame)
+        };
+        assert!(broken(14, 0x45).is_some());
+        assert_eq!(broken(14, 0x44), None, "header length below 20");
+        assert_eq!(broken(14, 0x65), None, "version 6 in an IPv4 frame");
+        assert_eq!(broken(17, 19), None, "total length below the header's");
+        assert!(broken(14, 0x4f).is_none(), "header length beyond total length");
+        let mut v6 = tcp6(0);
+        v6[14] = 0x45;
+        assert_eq!(Inet::parse(&v6), None);
+        for frame in [tcp4(0), tcp6(0)] {
+            let l4 = Inet::parse(&frame).unwrap().l4;
+            for len in 0..l4 {
+                assert_eq!(Inet::parse(&frame[..len]), None);
+            }
+            assert!(Inet::parse(&frame[..l4]).is_some_and(|inet| !inet.fits(l4)));
+        }
+    }
+
+    #[test]
+    fn fragments() {
+        let v4 = |field: [u8; 2]| {
+            let mut frame = udp4(8);
+            frame[20..22].copy_from_slice(&field);
+            Inet::parse(&frame).unwrap()
+        };
+        assert_eq!(v4([0x40, 0]).fragment, Fragment::None);
+        assert_eq!(v4([0x20, 0]).fragment, Fragment::First);
+        assert_eq!(v4([0x20, 1]).fragment, Fragment::Later);
+        assert_eq!(v4([0x00, 1]).fragment, Fragment::Later);
+        let v6 = |field: [u8; 2]| {
+            let [hi, lo] = field;
+            Inet::parse(&extended(&[(44, [0, hi, lo, 0, 0, 0, 9])], proto::UDP, 8)).unwrap()
+        };
+        assert_eq!(v6([0, 0]).fragment, Fragment::Atomic);
+        assert_eq!(v6([0, 1]).fragment, Fragment::First);
+        assert_eq!(v6([0, 8]).fragment, Fragment::Later);
+        assert_eq!(v6([1, 1]).fragment, Fragment::Later);
+        assert!(!Fragment::Atomic.is_piece());
+    }
+
+    #[test]
+    fn ports_only_where_they_are() {
+        let frame = udp4(8);
+        let inet = Inet::parse(&frame).unwrap();
+        assert_eq!(inet.ports(&frame), Some((40_000, 53)));
+        for fragment in [Fragment::First, Fragment::Later] {
+            assert_eq!(Inet { fragment, ..inet }.ports(&frame), None);
+        }
+        assert_eq!(Inet { proto: 1, ..inet }.ports(&frame), None);
+        assert_eq!(inet.ports(&frame[..37]), None);
+        // A packet that ends before its ports must not lend them from padding.
+        assert_eq!(Inet { l3_len: 22, ..inet }.ports(&frame), None);
+    }
+
+    #[test]
+    fn extension_chains_are_bounded() {
+        let chain = |count| extended(&vec![(60, [0; 7]); count], proto::TCP, 20);
+        assert_eq!(Inet::parse(&chain(8)).map(|inet| inet.l4), Some(54 + 64));
+        assert_eq!(Inet::parse(&chain(9)), None);
+        // A header that says it is longer than the packet.
+        assert_eq!(Inet::parse(&extended(&[(60, [9, 0, 0, 0, 0, 0, 0])], 6, 20)), None);
+        // No next header ends the chain.
+        let none = extended(&[(0, [0; 7])], 59, 4);
+        assert_eq!(Inet::parse(&none).map(|inet| (inet.proto, inet.l4)), Some((59, 62)));
     }
 }

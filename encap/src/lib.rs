@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod addr;
+mod adopt;
 pub mod arp;
 pub mod checksum;
 mod coalesce;
@@ -30,10 +31,12 @@ pub mod vnet;
 pub mod vxlan;
 
 pub use addr::{
-    EtherType, MacAddr, MacParseError, StationMac, VlanId, VlanOutOfRange, Vni, VniOutOfRange,
+    EtherType, MacAddr, MacParseError, NoStation, StationMac, VlanId, VlanOutOfRange, Vni,
+    VniOutOfRange,
 };
+pub use adopt::{Train, adopt_partial};
 pub use arp::{Arp, ArpOp, Neighbour, NeighbourKind};
-pub use coalesce::{Coalescer, Merge, Trust, adopt_partial};
+pub use coalesce::{Coalescer, Merge, SLICES, Trust};
 pub use ecn::Ecn;
 pub use ethernet::{Ethernet, EthernetError};
 pub use flow::FlowHash;

@@ -53,9 +53,11 @@ pub const fn overlay_mtu(underlay_mtu: u16, underlay: IpVersion) -> Option<u16> 
 /// `UDP_SEGMENT` send takes on a kernel that takes `kernel_max`. At least one.
 #[must_use]
 pub const fn segments_per_send(datagram_len: usize, kernel_max: usize) -> usize {
-    let fit = if datagram_len == 0 { kernel_max } else { UDP_PAYLOAD_MAX / datagram_len };
-    let fit = if fit < kernel_max { fit } else { kernel_max };
-    if fit == 0 { 1 } else { fit }
+    match UDP_PAYLOAD_MAX.checked_div(datagram_len) {
+        Some(0) => 1,
+        Some(fit) if fit < kernel_max => fit,
+        _ => kernel_max,
+    }
 }
 
 const _: () = {

@@ -417,22 +417,26 @@ pub(crate) fn put_checksum(head: &mut [u8], checksum: Checksum, value: u16) {
     }
 }
 
-fn flags(head: &[u8], inet: &Inet) -> [u8; 2] {
+/// Data offset and flags of a TCP header, as they stand.
+pub(crate) fn flags(head: &[u8], inet: &Inet) -> [u8; 2] {
     get_u16(head, inet.l4 + TCP_FLAGS - 1).to_be_bytes()
 }
 
-fn put(bytes: &mut [u8], at: usize, value: u16) {
+/// Writes a field; one that is not in the bytes is left out.
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: u16) {
     if let Some(field) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) {
         *field = value.to_be_bytes();
     }
 }
 
-fn get_u16(bytes: &[u8], at: usize) -> u16 {
+/// Reads a field; zero when it is not in the bytes.
+pub(crate) fn get_u16(bytes: &[u8], at: usize) -> u16 {
     let field = bytes.get(at..).and_then(|rest| rest.first_chunk::<2>());
     field.map_or(0, |&field| u16::from_be_bytes(field))
 }
 
-fn get_u32(bytes: &[u8], at: usize) -> u32 {
+/// Reads a field; zero when it is not in the bytes.
+pub(crate) fn get_u32(bytes: &[u8], at: usize) -> u32 {
     let field = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
     field.map_or(0, |&field| u32::from_be_bytes(field))
 }
