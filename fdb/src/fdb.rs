@@ -67,6 +67,8 @@ impl Fdb {
         segment.hot.configure(Some(&limits));
         drop(ledger);
         self.trim(id, segment);
+        // What had expired must not come back to life in a reader's cache.
+        segment.hot.bump();
         // The sweep works out anew when something ends.
         self.deadline.store(0, Ordering::Relaxed);
     }
@@ -101,8 +103,8 @@ impl Fdb {
         word.dest().into()
     }
 
-    /// Changes when an entry of the segment moves, is set, removed or flushed: not when a station
-    /// is learned, ages out or is evicted.
+    /// Changes when an entry of the segment moves, is set, removed or flushed, and when the segment
+    /// is configured: not when a station is learned, ages out or is evicted.
     ///
     /// The contract for whoever keeps an answer: read the generation, then look up, keep both. The
     /// answer holds while the generation is the same and for at most one second, since an eviction

@@ -1,5 +1,7 @@
 //! The table beside a naive model: one map, no cleverness, the same steps.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -271,6 +273,7 @@ impl Pair {
                 self.model.limits.insert(segment, limits);
                 let after = self.fdb.owners(segment).into_iter().collect();
                 self.model.trim(segment, limits, &after);
+                self.model.bumped = true;
             }
             Step::RemoveSegment(segment) => {
                 let known = self.model.limits.remove(&segment).is_some();

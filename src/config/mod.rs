@@ -19,6 +19,7 @@ mod segment;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+pub use address::parse_peer;
 pub use check_port::check_port;
 pub use check_segment::check_segment;
 pub use error::{ConfigError, Problem, render_error};
@@ -181,12 +182,7 @@ impl Config {
     /// [`ConfigError::Invalid`], with every problem found. When the text is not TOML, these are
     /// the syntax errors alone.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let (raw, mut problems) = raw::read(text);
-        let checked = raw.and_then(|raw| check::check(raw, &mut problems));
-        match checked {
-            Some(config) if problems.is_empty() => Ok(config),
-            _ => Err(ConfigError::invalid(problems)),
-        }
+        raw::parse(text)
     }
 
     /// The segment of this name.

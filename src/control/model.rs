@@ -2,7 +2,7 @@
 //! fields are added, never renamed or removed.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::config::UnknownUnicast;
 
@@ -149,8 +149,9 @@ pub struct FdbStatic {
 }
 
 /// Part of the FDB: what meets every condition that is given; the whole FDB when none is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct FdbScope {
     /// In this segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,19 +1,184 @@
-//! The daemon.
+//! The daemon: it puts everything together, and then sits between the control socket, the workers
+//! and the clock.
+//!
+//! [`run`] starts things in the order in which they may fail cheaply: configuration, control
+//! socket, underlay, workers, ports. From then on one loop ([`supervise`]) owns all state.
 
+pub(crate) mod clock;
+mod commands;
+mod notify;
+mod plan;
+mod ports;
+mod reload;
+mod rows;
+mod state;
+mod supervise;
+mod teardown;
+mod underlay;
+mod worker;
+
+use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
 
-/// Runs the daemon in the foreground until it is told to stop.
+use anyhow::Context as _;
+use crossbeam_channel::Sender;
+use fdb::{Fdb, Settings};
+use switch::Topology;
+use tracing::{info, warn};
+
+use crate::config::{self, Config};
+use crate::control::model::ObjectOrigin;
+use crate::control::{ControlSocket, MetricsListener};
+use crate::device::journal::{self, Journal, Origin};
+use crate::io::port::PortQueue;
+use crate::io::readiness::Waker;
+use clock::Clock;
+use plan::DeviceRules;
+use ports::Devices;
+use state::{Daemon, Parts};
+use supervise::Desk;
+use underlay::Underlay;
+use worker::{Newsroom, Shared};
+
+pub use teardown::teardown;
+
+/// News that waits for the control loop. What does not fit is lost, and counted.
+const NEWS: usize = 1024;
+
+/// Runs the daemon in the foreground until it is told to stop. Its ports stay for the next start,
+/// unless it is `ephemeral`.
 ///
 /// # Errors
-/// When the configuration is wrong, or the system refuses what the daemon cannot do without.
-pub fn run(_config: &Path, _ephemeral: bool) -> anyhow::Result<()> {
-    anyhow::bail!("the daemon is not part of this build")
+/// When the configuration is wrong, another daemon runs, or the system refuses what the daemon
+/// cannot do without.
+pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
+    let config = Config::load(config_path)?;
+    let clock = Clock::start();
+    let socket = ControlSocket::bind(&config.control.socket)
+        .with_context(|| format!("control socket {}", config.control.socket.display()))?;
+    let metrics = config.metrics.listen.map(|address| {
+        MetricsListener::bind(address).with_context(|| format!("metrics listener on {address}"))
+    });
+    let metrics = metrics.transpose()?;
+    let count = plan::workers(config.underlay.workers);
+    let underlay = Underlay::open(&config, nonzero(usize::from(count))).context("underlay")?;
+    let journal = if ephemeral { None } else { Some(open_journal(&config.state.dir)?) };
+
+    let (bell, news) = (Waker::new()?, crossbeam_channel::bounded(NEWS));
+    let fdb = Arc::new(Fdb::new(Settings::default()));
+    let shared = Shared {
+        topology: Arc::new(Topology::empty(underlay.local(), underlay.overlay_mtu())),
+        fdb: Arc::clone(&fdb),
+        clock,
+        newsroom: Newsroom::new(news.0, bell.clone()),
+        closing: closing_thread()?,
+        seed: seed(),
+    };
+    let workers = (0..u32::from(count))
+        .map(|id| worker::Handle::start(id, shared.clone()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .context("workers")?;
+    let rules = DeviceRules {
+        queues: count,
+        owner: nix::unistd::geteuid().as_raw(),
+        persist: !ephemeral,
+        mtu: underlay.overlay_mtu(),
+        offload: config.offload.tap_gso,
+    };
+    let boot_id = journal::boot_id().context("boot id")?;
+    let devices = Devices::new(rules, journal, boot_id);
+    let config_path = config_path.to_owned();
+    let parts = Parts { config_path, config, clock, fdb, workers, devices, underlay };
+    let mut daemon = Daemon::new(parts);
+    daemon.hand_out_underlay(&daemon.config.clone());
+    daemon.start_ports();
+    supervise::run(daemon, Desk { socket, metrics, news: news.1, bell })
 }
 
-/// Removes everything that a stopped daemon left.
-///
-/// # Errors
-/// When a daemon is still running, or something could not be removed.
-pub fn teardown(_config: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("the daemon is not part of this build")
+impl Daemon {
+    /// Makes or adopts the ports of the configuration and those that were made through the control
+    /// socket before the last stop, and removes what neither knows any more.
+    fn start_ports(&mut self) {
+        let mut ports: Vec<_> = self
+            .config
+            .ports
+            .iter()
+            .map(|port| (port.clone(), ObjectOrigin::Config))
+            .collect();
+        let mut stale = Vec::new();
+        for (name, entry) in self.devices.recorded() {
+            if ports.iter().any(|(port, _)| port.name.as_str() == name) {
+                continue;
+            }
+            let origin = match entry.origin {
+                Origin::Config => {
+                    stale.push(name.to_owned());
+                    continue;
+                }
+                Origin::Api => ObjectOrigin::Api,
+                Origin::Cni => ObjectOrigin::Cni,
+            };
+            let others: Vec<_> = ports.iter().map(|(port, _)| port.clone()).collect();
+            let checked = serde_json::from_value(entry.spec.clone())
+                .map_err(|error| error.to_string())
+                .and_then(|spec| {
+                    let (node, segments) = (&self.config.node.name, &self.config.segments);
+                    config::check_port(&spec, node, segments, &others).map_err(|problems| {
+                        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+                    })
+                });
+            match checked {
+                Ok(port) => ports.push((port, origin)),
+                // It stays on record: a configuration that fits it may come back.
+                Err(why) => warn!(port = name, "not restored: {why}"),
+            }
+        }
+        for name in stale {
+            match self.devices.remove_recorded(&name) {
+                Ok(()) => info!(port = name, "removed: no longer in the configuration"),
+                Err(error) => warn!(port = name, "not removed: {error}"),
+            }
+        }
+        // A port that moved to another device leaves its old one behind.
+        self.devices.remove_moved(ports.iter().map(|(port, _)| port));
+        self.add_ports(ports);
+    }
+
+    /// Gives the workers their shares of the underlay's sockets.
+    pub(in crate::daemon) fn hand_out_underlay(&mut self, config: &Config) {
+        let orders = self.underlay.orders(config, self.workers.len());
+        for (worker, order) in self.workers.iter().zip(orders) {
+            worker.order(order);
+        }
+    }
+}
+
+fn open_journal(dir: &Path) -> anyhow::Result<Journal> {
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("state directory {}", dir.display()))?;
+    let (journal, put_aside) = Journal::open(dir)?;
+    if let Some(aside) = put_aside {
+        warn!(path = %aside.path.display(), "journal put aside: {}", aside.reason);
+    }
+    Ok(journal)
+}
+
+/// A thread that closes queues: the kernel takes milliseconds for each, which no worker has.
+fn closing_thread() -> std::io::Result<Sender<PortQueue>> {
+    let (closing, queues) = crossbeam_channel::unbounded::<PortQueue>();
+    let close = move || queues.iter().for_each(drop);
+    thread::Builder::new().name("closing".to_owned()).spawn(close)?;
+    Ok(closing)
+}
+
+/// A number that peers cannot guess, so that nobody can choose frames that share a source port.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn nonzero(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }

@@ -1,1 +1,12 @@
 //! Devices: making, configuring, adopting and removing them.
+
+pub mod adopt;
+pub mod error;
+pub mod journal;
+pub mod make;
+pub mod netlink;
+pub mod netns;
+pub mod offload;
+mod settle;
+pub mod spec;
+pub mod watch;

@@ -1,4 +1,9 @@
 //! Descriptors: the port and underlay drivers, and the system calls they rest on.
 
+pub mod addr;
+pub mod errors;
+pub mod port;
+pub mod readiness;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod underlay;

@@ -6,7 +6,7 @@
 
 use crate::reason::DropReason;
 use encap::Frame;
-use fdb::{PortId, VtepId};
+use fdb::{PortId, Tick, VtepId};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -58,6 +58,8 @@ impl Weight {
 /// What came in at a port or from a VTEP, and what became of it.
 #[derive(Debug)]
 pub struct Ingress {
+    /// The tick of the last frame that was not dropped, plus one; zero for none.
+    heard: AtomicU64,
     frames: Counter,
     bytes: Counter,
     superframes: Counter,
@@ -78,6 +80,7 @@ pub struct Egress {
 impl Default for Ingress {
     fn default() -> Self {
         Self {
+            heard: AtomicU64::new(0),
             frames: Counter::default(),
             bytes: Counter::default(),
             superframes: Counter::default(),
@@ -107,6 +110,18 @@ impl Ingress {
         if weight.superframes != 0 {
             self.superframes.add(weight.superframes);
         }
+    }
+
+    /// Something valid came in at `now`.
+    #[inline]
+    pub(crate) fn heard_at(&self, now: Tick) {
+        self.heard.store(now.0.wrapping_add(1), Relaxed);
+    }
+
+    /// When something valid last came in.
+    #[must_use]
+    pub fn last_heard(&self) -> Option<Tick> {
+        self.heard.load(Relaxed).checked_sub(1).map(Tick)
     }
 
     /// The frame went to at least one output.

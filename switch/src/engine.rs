@@ -125,7 +125,11 @@ impl Engine {
         let (counters, mut walk) = self.walk(now);
         let vtep = walk.topology.vtep_at(outer.peer);
         let fate = walk.forward_from_underlay(outer, vtep, frame, sink);
-        count(peer_ingress(counters, vtep), Weight::of(frame), fate);
+        let ingress = peer_ingress(counters, vtep);
+        if fate.is_ok() {
+            ingress.heard_at(now);
+        }
+        count(ingress, Weight::of(frame), fate);
     }
 
     /// Counts what the underlay's driver could not make a frame of.

@@ -45,6 +45,8 @@ drop_reasons! {
     VnetGsoType = "vnet_gso_type",
     /// The vnet header's segment size is zero, absurdly small, or makes too many segments.
     VnetGsoSize = "vnet_gso_size",
+    /// The superframe claims another length than it has.
+    VnetLength = "vnet_length",
     /// The vnet header's segmentation does not fit the frame's protocol.
     VnetProtocol = "vnet_protocol",
     /// The vnet header's checksum range lies outside the frame or over its headers.

@@ -1,0 +1,124 @@
+//! From a command to the request it makes and the view it gets.
+
+use std::path::Path;
+
+use super::args::{FdbVerb, PeerVerb, PortAdd, PortVerb, Scope, SegmentVerb, Verb};
+use super::output::Output;
+use super::views;
+use crate::config::PortSpec;
+use crate::control::client::{Client, ClientError, escape, with_query};
+use crate::control::model::{
+    Done, DropRow, FdbRow, FdbScope, FdbStatic, Flushed, PeerRow, PortRow, ReloadReport,
+    SegmentRow, Status,
+};
+
+/// Asks the daemon on `socket`, and shows what it says.
+pub(super) fn ask(verb: &Verb, socket: &Path, output: &mut Output) -> Result<(), ClientError> {
+    let client = Client::new(socket);
+    match verb {
+        // These three have no daemon to ask.
+        Verb::Run { .. } | Verb::Teardown { .. } | Verb::Check { .. } => {}
+        Verb::Reload => {
+            let report: ReloadReport = client.post("/v1/reload", &())?;
+            output.show(&report, || views::reload(&report));
+        }
+        Verb::Status => {
+            let status: Status = client.get("/v1/status")?;
+            output.show(&status, || views::status(&status));
+        }
+        Verb::Port(verb) => port(verb, &client, output)?,
+        Verb::Segment(SegmentVerb::List) => {
+            let rows: Vec<SegmentRow> = client.get("/v1/segments")?;
+            output.show(&rows, || views::segments(&rows));
+        }
+        Verb::Peer(PeerVerb::List) => {
+            let rows: Vec<PeerRow> = client.get("/v1/peers")?;
+            output.show(&rows, || views::peers(&rows));
+        }
+        Verb::Fdb(verb) => fdb(verb, &client, output)?,
+        Verb::Drops { all } => {
+            let path = if *all { "/v1/drops?all=true" } else { "/v1/drops" };
+            let rows: Vec<DropRow> = client.get(path)?;
+            output.show(&rows, || views::drops(&rows));
+        }
+    }
+    Ok(())
+}
+
+fn port(verb: &PortVerb, client: &Client, output: &mut Output) -> Result<(), ClientError> {
+    match verb {
+        PortVerb::List => {
+            let rows: Vec<PortRow> = client.get("/v1/ports")?;
+            output.show(&rows, || views::ports(&rows));
+        }
+        PortVerb::Add(add) => {
+            let row: PortRow = client.post("/v1/ports", &spec(add))?;
+            output.show(&row, || views::ports(core::slice::from_ref(&row)));
+        }
+        PortVerb::Del { name } => {
+            let done: Done = client.delete(&format!("/v1/ports/{}", escape(name)))?;
+            output.show(&done, || format!("{}\n", done.done));
+        }
+    }
+    Ok(())
+}
+
+fn fdb(verb: &FdbVerb, client: &Client, output: &mut Output) -> Result<(), ClientError> {
+    match verb {
+        FdbVerb::List(scope) => {
+            let pairs = [
+                ("segment", scope.segment.as_deref()),
+                ("port", scope.port.as_deref()),
+                ("vtep", scope.vtep.as_deref()),
+                ("mac", scope.mac.as_deref()),
+            ];
+            let rows: Vec<FdbRow> = client.get(&with_query("/v1/fdb", &pairs))?;
+            output.show(&rows, || views::fdb(&rows));
+        }
+        FdbVerb::Add { segment, mac, port, vtep } => {
+            let entry = FdbStatic {
+                segment: segment.clone(),
+                mac: mac.clone(),
+                port: port.clone(),
+                vtep: vtep.clone(),
+            };
+            let row: FdbRow = client.post("/v1/fdb", &entry)?;
+            output.show(&row, || views::fdb(core::slice::from_ref(&row)));
+        }
+        FdbVerb::Del { segment, mac } => {
+            let pairs = [("segment", Some(segment.as_str())), ("mac", Some(mac.as_str()))];
+            let done: Done = client.delete(&with_query("/v1/fdb", &pairs))?;
+            output.show(&done, || format!("{}\n", done.done));
+        }
+        FdbVerb::Flush(scope) => {
+            let flushed: Flushed = client.post("/v1/fdb/flush", &self::scope(scope))?;
+            output.show(&flushed, || views::flushed(flushed));
+        }
+    }
+    Ok(())
+}
+
+fn scope(scope: &Scope) -> FdbScope {
+    FdbScope {
+        segment: scope.segment.clone(),
+        port: scope.port.clone(),
+        vtep: scope.vtep.clone(),
+        mac: scope.mac.clone(),
+    }
+}
+
+fn spec(add: &PortAdd) -> PortSpec {
+    PortSpec {
+        name: add.name.clone(),
+        kind: None,
+        segment: add.segment.clone(),
+        trunk: add.trunk.clone(),
+        native: add.native.clone(),
+        netns: add.netns.clone(),
+        ifname: add.ifname.clone(),
+        mac: add.mac.clone(),
+        addresses: add.addresses.clone(),
+        routes: Vec::new(),
+        mtu: add.mtu,
+    }
+}

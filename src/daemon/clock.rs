@@ -1,0 +1,25 @@
+//! The daemon's one clock: milliseconds since it started, never backwards, never set.
+
+use std::time::Instant;
+
+use fdb::Tick;
+
+/// Reads the monotonic clock. Copies share their origin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    /// A clock that begins at zero.
+    #[must_use]
+    pub(crate) fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// Milliseconds since the start.
+    #[must_use]
+    pub(crate) fn tick(&self) -> Tick {
+        Tick(u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}

@@ -1,0 +1,360 @@
+//! The daemon's state, all of it owned by the control loop, and the one way it changes: a new
+//! topology is built from what is to be, compared with what is, and the differences are applied.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fdb::{Dest, Fdb, Origin, PortId, Scope, SegmentId, Tick, VtepId};
+use switch::{Change, Counters, PortSpec, Reading, Topology, TopologySpec};
+use tracing::warn;
+
+use super::clock::Clock;
+use super::plan;
+use super::ports::{Attachment, Device, Devices};
+use super::underlay::Underlay;
+use super::worker::{self, Order};
+use crate::config::{Config, Port};
+use crate::control::model::ObjectOrigin;
+use crate::device::error::DeviceError;
+use crate::device::make::Made;
+use crate::io::port::{PortOffloads, PortQueue};
+
+/// VTEPs beside the configured ones that are remembered: segments without `strict_peers` hear
+/// whoever sends.
+const HEARD_MAX: usize = 1024;
+/// How long a VTEP that was only heard is remembered after it fell silent.
+const HEARD_MS: u64 = 10 * 60 * 1000;
+
+/// Everything the control loop knows.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) config_path: PathBuf,
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    pub(super) fdb: Arc<Fdb>,
+    pub(super) topology: Arc<Topology>,
+    pub(super) workers: Vec<worker::Handle>,
+    pub(super) devices: Devices,
+    pub(super) ports: BTreeMap<String, Attachment>,
+    pub(super) offloads: HashMap<PortId, Arc<PortOffloads>>,
+    pub(super) underlay: Underlay,
+    /// VTEPs that nobody has named, by segment, and when they last appeared.
+    pub(super) heard: BTreeMap<(IpAddr, String), Tick>,
+    /// VTEPs whose path turned out narrower than the interface, and since when.
+    pub(super) lowered: HashMap<VtepId, Tick>,
+    /// What a slot had counted when its present user came.
+    baselines: Baselines,
+    /// Flushes to be repeated: a worker may have learned by the topology before.
+    flush_again: Vec<Scope>,
+}
+
+#[derive(Debug, Default)]
+struct Baselines {
+    ports: HashMap<PortId, Reading>,
+    vteps: HashMap<VtepId, (Reading, Tick)>,
+}
+
+/// What a [`Daemon`] begins with.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) config_path: PathBuf,
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    pub(super) fdb: Arc<Fdb>,
+    pub(super) workers: Vec<worker::Handle>,
+    pub(super) devices: Devices,
+    pub(super) underlay: Underlay,
+}
+
+impl Daemon {
+    /// A daemon without ports.
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { config_path, config, clock, fdb, workers, devices, underlay } = parts;
+        let topology = Arc::new(Topology::empty(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        Self {
+            config_path,
+            config,
+            clock,
+            fdb,
+            topology,
+            workers,
+            devices,
+            ports: BTreeMap::new(),
+            offloads: HashMap::new(),
+            underlay,
+            heard: BTreeMap::new(),
+            lowered: HashMap::new(),
+            baselines: Baselines::default(),
+            flush_again: Vec::new(),
+        }
+    }
+
+    /// The workers' counters.
+    pub(super) fn counters(&self) -> impl Iterator<Item = &Counters> {
+        self.workers.iter().map(|worker| &*worker.counters)
+    }
+
+    /// What a port has counted in its life.
+    pub(super) fn read_port(&self, port: PortId) -> Reading {
+        let reading = switch::read_port(self.counters(), port);
+        self.baselines.ports.get(&port).map_or_else(|| reading.clone(), |base| reading.since(base))
+    }
+
+    /// What a VTEP has counted in its life, and when it was last heard.
+    pub(super) fn read_vtep(&self, vtep: VtepId) -> (Reading, Option<Tick>) {
+        let reading = switch::read_vtep(self.counters(), vtep);
+        let heard = self.counters().filter_map(|counters| counters.vtep(vtep).rx.last_heard());
+        let heard = heard.max();
+        match self.baselines.vteps.get(&vtep) {
+            Some((base, since)) => (reading.since(base), heard.filter(|heard| heard >= since)),
+            None => (reading, heard),
+        }
+    }
+
+    fn spec(&self) -> TopologySpec {
+        let segments = &self.config.segments;
+        let port = |attachment: &Attachment| PortSpec {
+            name: attachment.port.name.as_str().to_owned(),
+            mode: plan::mode(&attachment.port.mode),
+            mtu: self.devices.rules.mtu(&attachment.port),
+            mac: Some(attachment.port.mac),
+            up: attachment.facts().is_some(),
+        };
+        TopologySpec {
+            local: self.underlay.local(),
+            overlay_mtu: self.underlay.overlay_mtu(),
+            segments: segments
+                .iter()
+                .map(|segment| plan::segment(segment, self.config.underlay.port))
+                .collect(),
+            ports: self.ports.values().map(port).collect(),
+            heard: self.heard.keys().cloned().collect(),
+        }
+    }
+
+    /// Makes the topology what configuration and ports say, and acts on what that changes.
+    pub(super) fn apply(&mut self) {
+        let next = match self.topology.succeed(&self.spec()) {
+            Ok(next) => Arc::new(next),
+            Err(errors) => {
+                // The configuration was checked for all of this; the last good topology stays.
+                for error in errors {
+                    warn!("topology: {error}");
+                }
+                return;
+            }
+        };
+        let changes = self.topology.diff(&next);
+        for change in &changes {
+            self.prepare(&next, change);
+        }
+        self.topology = Arc::clone(&next);
+        for worker in &self.workers {
+            worker.order(Order::Topology(Arc::clone(&next)));
+        }
+        for change in &changes {
+            self.conclude(change);
+        }
+    }
+
+    /// What has to be there before a worker forwards by the next topology.
+    fn prepare(&mut self, next: &Topology, change: &Change) {
+        let now = self.clock.tick();
+        match *change {
+            Change::SegmentAdded(id) | Change::SegmentChanged(id) => {
+                let name = next.segment(id).map(|segment| segment.spec.name.as_str());
+                if let Some(segment) = name.and_then(|name| self.config.segment(name)) {
+                    self.fdb.configure_segment(id, plan::limits(segment));
+                }
+            }
+            Change::PortAdded(id) => {
+                let reading = switch::read_port(self.counters(), id);
+                self.baselines.ports.insert(id, reading);
+                self.pin(next, id, now);
+            }
+            Change::PortChanged { id, .. } => {
+                // The device's address may be another one, or in another segment, now.
+                self.fdb.flush(Scope::dest(Dest::Port(id)).with_pinned());
+                self.pin(next, id, now);
+            }
+            Change::VtepAdded(id) => {
+                let reading = switch::read_vtep(self.counters(), id);
+                self.baselines.vteps.insert(id, (reading, now));
+            }
+            Change::SegmentRemoved(_)
+            | Change::PortRemoved(_)
+            | Change::VtepRemoved(_)
+            | Change::VtepLeft { .. } => {}
+        }
+    }
+
+    /// Tells the table where a port's own device is: known before it speaks, and not to be taken
+    /// over from elsewhere.
+    fn pin(&self, next: &Topology, id: PortId, now: Tick) {
+        let Some(port) = next.port(id).filter(|port| port.spec.up) else { return };
+        let Some(mac) = port.spec.mac else { return };
+        for (segment, _) in port.mode.memberships() {
+            self.fdb.insert(segment, mac, Dest::Port(id), Origin::Control, now);
+        }
+    }
+
+    /// What follows once the workers have been told.
+    fn conclude(&mut self, change: &Change) {
+        let scope = match *change {
+            Change::SegmentRemoved(id) => {
+                self.fdb.remove_segment(id);
+                Scope::segment(id).with_pinned()
+            }
+            Change::PortRemoved(id) => {
+                self.baselines.ports.remove(&id);
+                self.offloads.remove(&id);
+                Scope::dest(Dest::Port(id)).with_pinned()
+            }
+            Change::VtepRemoved(id) => {
+                self.baselines.vteps.remove(&id);
+                Scope::dest(Dest::Vtep(id)).with_pinned()
+            }
+            Change::VtepLeft { segment, vtep } => {
+                Scope { segment: Some(segment), ..Scope::dest(Dest::Vtep(vtep)) }
+            }
+            Change::PortChanged { id, flush: true } => Scope::dest(Dest::Port(id)),
+            Change::PortChanged { flush: false, .. }
+            | Change::SegmentAdded(_)
+            | Change::SegmentChanged(_)
+            | Change::PortAdded(_)
+            | Change::VtepAdded(_) => return,
+        };
+        self.fdb.flush(scope);
+        self.flush_again.push(scope);
+    }
+
+    /// Repeats the flushes of the last second: by now every worker has the topology.
+    pub(super) fn flush_again(&mut self) {
+        for scope in std::mem::take(&mut self.flush_again) {
+            // Ports and VTEPs are named with their generation; only a segment's slot may have a
+            // new user by now, whose static entries are none of ours.
+            let reused = scope.pinned
+                && scope.segment.is_some_and(|id| self.topology.segment(id).is_some());
+            if !reused {
+                self.fdb.flush(scope);
+            }
+        }
+    }
+
+    /// Adds `ports`, makes or adopts their devices, and hands their queues to the workers. What
+    /// could not be made is down, and says why.
+    pub(super) fn add_ports(&mut self, ports: Vec<(Port, ObjectOrigin)>) {
+        let results = self.devices.bring_up(&ports);
+        let mut made = Vec::new();
+        for ((port, origin), result) in ports.into_iter().zip(results) {
+            let name = port.name.as_str().to_owned();
+            let device = match result {
+                Ok(Made { queues, facts }) => {
+                    made.push((name.clone(), queues, facts.offloads));
+                    Device::Up(facts)
+                }
+                Err(error) => down(&name, &error),
+            };
+            self.ports.insert(name, Attachment { port, origin, device });
+        }
+        self.apply();
+        for (name, queues, offloads) in made {
+            let offloads = PortOffloads::new(offloads.csum, offloads.tso, offloads.uso);
+            self.attach(&name, queues, Arc::new(offloads));
+        }
+    }
+
+    /// Hands a port's queues to the workers, one each.
+    fn attach(
+        &mut self,
+        name: &str,
+        queues: Vec<std::os::fd::OwnedFd>,
+        offloads: Arc<PortOffloads>,
+    ) {
+        let Some(id) = self.topology.port_named(name).map(|port| port.id) else { return };
+        for (worker, fd) in self.workers.iter().zip(queues) {
+            match PortQueue::adopt(fd, Arc::clone(&offloads)) {
+                Ok(queue) => worker.order(Order::Attach(id, queue)),
+                Err(error) => warn!(port = name, "queue {}: {error}", worker.id),
+            }
+        }
+        self.offloads.insert(id, offloads);
+    }
+
+    /// Takes a port's queues from the workers.
+    pub(super) fn detach(&mut self, name: &str) {
+        let Some(id) = self.topology.port_named(name).map(|port| port.id) else { return };
+        self.offloads.remove(&id);
+        for worker in &self.workers {
+            worker.order(Order::Detach(id));
+        }
+    }
+
+    /// Takes a port down and says why.
+    pub(super) fn take_down(&mut self, name: &str, reason: String, absent: bool) {
+        self.detach(name);
+        if let Some(attachment) = self.ports.get_mut(name) {
+            warn!(port = name, "down: {reason}");
+            attachment.device = Device::Down { reason, absent };
+        }
+        self.apply();
+    }
+
+    /// Removes a port and its device.
+    ///
+    /// # Errors
+    /// When the device could not be removed. The port is gone even so.
+    pub(super) fn remove_port(&mut self, name: &str) -> Result<(), DeviceError> {
+        self.detach(name);
+        let Some(attachment) = self.ports.remove(name) else { return Ok(()) };
+        let removed = self.devices.remove(&attachment.port, attachment.facts());
+        self.apply();
+        removed
+    }
+
+    /// Remembers a VTEP that nobody has named, as far as there is room.
+    pub(super) fn hear(&mut self, address: IpAddr, segment: SegmentId) {
+        let Some(segment) = self.topology.segment(segment) else { return };
+        if segment.spec.strict_peers {
+            return;
+        }
+        let key = (address, segment.spec.name.clone());
+        let known = self.heard.contains_key(&key);
+        if known || self.heard.len() >= HEARD_MAX {
+            return;
+        }
+        self.heard.insert(key, self.clock.tick());
+        self.apply();
+    }
+
+    /// Forgets VTEPs that were only heard and have been silent for long.
+    pub(super) fn forget_silent(&mut self) {
+        let now = self.clock.tick();
+        let before = self.heard.len();
+        let silent = |daemon: &Self, address: IpAddr, since: Tick| {
+            let vtep = daemon.topology.vtep_at(address);
+            let heard = vtep.and_then(|vtep| daemon.read_vtep(vtep.id).1).unwrap_or(since);
+            now.since(heard.max(since)) > HEARD_MS
+        };
+        let keys: Vec<_> = self
+            .heard
+            .iter()
+            .filter(|((address, _), since)| silent(self, *address, **since))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &keys {
+            self.heard.remove(key);
+        }
+        if self.heard.len() != before {
+            self.apply();
+        }
+    }
+}
+
+/// A port whose device could not be had.
+pub(super) fn down(name: &str, error: &DeviceError) -> Device {
+    warn!(port = name, "down: {error}");
+    Device::Down { reason: error.to_string(), absent: error.is_netns_absent() }
+}

@@ -1,0 +1,278 @@
+//! The control loop: one task that owns all state and takes commands, signals, news from the
+//! workers and the ticks of the clock, one after the other.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use crossbeam_channel::Receiver;
+use switch::Event;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, error, info, warn};
+
+use super::notify::Notifier;
+use super::plan;
+use super::ports::Device;
+use super::state::Daemon;
+use super::underlay::Moved;
+use super::worker::News;
+use crate::control::{ControlSocket, MetricsListener, commands};
+use crate::device::netns;
+use crate::device::watch::{Fate, fate};
+use crate::io::readiness::Waker;
+
+/// How often the daemon looks after what nobody tells it: namespaces that vanish, entries that
+/// expire, an underlay that moves.
+const TICK: Duration = Duration::from_secs(1);
+/// Entries that are looked at in one tick, so that a large table does not hold up the loop.
+const EXPIRE_BUDGET: usize = 50_000;
+/// Ticks between two tries to bring up a port that is down.
+const RETRY_TICKS: u64 = 5;
+
+/// Where the loop's work comes from.
+#[derive(Debug)]
+pub(super) struct Desk {
+    /// The control socket.
+    pub(super) socket: ControlSocket,
+    /// The metrics listener.
+    pub(super) metrics: Option<MetricsListener>,
+    /// What the workers have to say.
+    pub(super) news: Receiver<News>,
+    /// Rung after each of the news.
+    pub(super) bell: Waker,
+}
+
+/// Runs the loop until a signal ends it, then stops the workers.
+///
+/// # Errors
+/// When a worker cannot go on, or the runtime cannot be had.
+pub(super) fn run(daemon: Daemon, desk: Desk) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    let (daemon, outcome) = runtime.block_on(serve(daemon, desk));
+    for worker in daemon.workers {
+        worker.stop();
+    }
+    outcome
+}
+
+async fn serve(mut daemon: Daemon, desk: Desk) -> (Daemon, anyhow::Result<()>) {
+    let Desk { socket, metrics, news, bell } = desk;
+    let (handle, mut inbox) = commands();
+    let stop = Arc::new(Notify::new());
+    let stopped = |stop: &Arc<Notify>| {
+        let stop = Arc::clone(stop);
+        async move { stop.notified().await }
+    };
+    let server = tokio::spawn(socket.serve(handle.clone(), stopped(&stop)));
+    let listener = metrics.map(|metrics| tokio::spawn(metrics.serve(handle, stopped(&stop))));
+    let outcome = attend(&mut daemon, &mut inbox, &news, &bell).await;
+    stop.notify_waiters();
+    server.abort();
+    if let Some(listener) = listener {
+        listener.abort();
+    }
+    (daemon, outcome)
+}
+
+async fn attend(
+    daemon: &mut Daemon,
+    inbox: &mut tokio::sync::mpsc::Receiver<crate::control::Command>,
+    news: &Receiver<News>,
+    bell: &Waker,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    let watched = bell.as_fd().try_clone_to_owned().context("bell")?;
+    let watched = AsyncFd::register_with_interest(watched, Interest::READABLE).context("bell")?;
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut notifier = Notifier::new();
+    let mut count = 0_u64;
+    loop {
+        notifier.tell_state(&daemon.readiness());
+        tokio::select! {
+            Some(command) = inbox.recv() => daemon.obey(command),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => match daemon.reload() {
+                Ok(report) => info!(changes = report.changes.len(), "reloaded"),
+                Err(refusal) => error!("reload refused: {refusal}"),
+            },
+            ready = watched.readable() => {
+                ready.context("bell")?.clear_ready();
+                bell.drain();
+                while let Ok(news) = news.try_recv() {
+                    daemon.take(news)?;
+                }
+            }
+            _ = ticks.tick() => {
+                count += 1;
+                daemon.tick(count);
+                notifier.feed_watchdog(&daemon.workers);
+            }
+        }
+    }
+    notifier.stopping();
+    info!("stopping");
+    Ok(())
+}
+
+impl Daemon {
+    /// Takes one of the workers' news.
+    fn take(&mut self, news: News) -> anyhow::Result<()> {
+        match news {
+            News::PortGone(id, errno) => {
+                let port = self.topology.port(id).map(|port| port.spec.name.clone());
+                if let Some(name) = port {
+                    let why = std::io::Error::from_raw_os_error(errno);
+                    self.take_down(&name, format!("its device is gone: {why}"), false);
+                }
+            }
+            News::Event(Event::VtepHeard { address, segment }) => self.hear(address, segment),
+            News::Event(Event::Moved { segment, mac, from, to }) => {
+                let (from, to) = (self.dest_name(from), self.dest_name(to));
+                debug!(segment = self.segment_name(segment), %mac, from, to, "station moved");
+            }
+            News::Event(Event::Damped { segment, mac }) => {
+                // The engine tells this once per freeze and station, at most.
+                debug!(segment = self.segment_name(segment), %mac, "station moves too often");
+            }
+            News::PathMtu(id, mtu) => {
+                if let Some(vtep) = self.topology.vtep(id) {
+                    info!(peer = %vtep.address, overlay_mtu = mtu, "path MTU is lower");
+                }
+                self.lowered_path(id);
+            }
+            News::Failed(worker, error) => bail!("worker {worker} cannot go on: {error}"),
+        }
+        Ok(())
+    }
+
+    /// What has to be looked after from time to time. `count` counts the ticks.
+    fn tick(&mut self, count: u64) {
+        self.flush_again();
+        self.fdb.expire(self.clock.tick(), EXPIRE_BUDGET);
+        self.watch_namespaces();
+        self.follow_underlay();
+        if count.is_multiple_of(RETRY_TICKS) {
+            self.retry_ports();
+        }
+        if count.is_multiple_of(60) {
+            self.forget_silent();
+            self.raise_paths();
+        }
+    }
+
+    /// Takes ports down whose namespace has vanished, and brings them up where it has come back.
+    fn watch_namespaces(&mut self) {
+        let mut back = Vec::new();
+        for name in self.ports.keys().cloned().collect::<Vec<_>>() {
+            let Some(attachment) = self.ports.get(&name) else { continue };
+            let Some(path) = attachment.port.netns.as_ref().map(crate::config::Netns::path) else {
+                continue;
+            };
+            let held = attachment.facts().map(|facts| facts.netns);
+            let absent = matches!(attachment.device, Device::Down { absent: true, .. });
+            if held.is_none() && !absent {
+                continue;
+            }
+            let Ok(seen) = netns::identity_of(&path) else { continue };
+            let gone = format!("its namespace {} is gone", path.display());
+            match fate(held, seen) {
+                Fate::Unchanged => {}
+                Fate::Vanished => self.take_down(&name, gone, true),
+                Fate::Replaced(_) => {
+                    self.take_down(&name, gone, true);
+                    back.push(name);
+                }
+                Fate::Returned(_) => back.push(name),
+            }
+        }
+        self.bring_back(back);
+    }
+
+    /// Tries again to bring up ports that are down for other reasons than an absent namespace.
+    fn retry_ports(&mut self) {
+        let down = self.ports.iter().filter(|(_, attachment)| {
+            matches!(attachment.device, Device::Down { absent: false, .. })
+        });
+        let down = down.map(|(name, _)| name.clone()).collect();
+        self.bring_back(down);
+    }
+
+    fn bring_back(&mut self, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        let taken: Vec<_> = names.iter().filter_map(|name| self.ports.get(name)).collect();
+        let ports = taken
+            .into_iter()
+            .map(|attachment| (attachment.port.clone(), attachment.origin))
+            .collect();
+        self.add_ports(ports);
+        for name in names {
+            if self.ports.get(&name).is_some_and(|attachment| attachment.facts().is_some()) {
+                info!(port = name, "up again");
+            }
+        }
+    }
+
+    fn follow_underlay(&mut self) {
+        let workers = super::nonzero(self.workers.len());
+        let moved = self.underlay.follow(&self.config, workers);
+        if moved == Moved::No {
+            return;
+        }
+        if moved == Moved::Sockets {
+            self.hand_out_underlay(&self.config.clone());
+        }
+        let mtu = self.underlay.overlay_mtu();
+        if self.devices.rules.mtu != mtu {
+            self.devices.rules.mtu = mtu;
+            self.follow_mtu();
+        }
+        self.apply();
+    }
+
+    /// Gives the devices of ports without an MTU of their own the overlay's new one.
+    fn follow_mtu(&mut self) {
+        for (name, attachment) in &mut self.ports {
+            if attachment.port.mtu.is_some() {
+                continue;
+            }
+            if let Device::Up(facts) = &mut attachment.device {
+                let port = &attachment.port;
+                if let Err(error) = self.devices.update(port, attachment.origin, facts, port) {
+                    warn!(port = name, "MTU: {error}");
+                }
+            }
+        }
+    }
+
+    /// Remembers when a path was lowered, to try its old MTU again some day (RFC 1191 section 6.3).
+    fn lowered_path(&mut self, vtep: fdb::VtepId) {
+        let now = self.clock.tick();
+        self.lowered.insert(vtep, now);
+    }
+
+    /// Raises paths that were lowered long ago; the path says so if they are still narrow.
+    fn raise_paths(&mut self) {
+        let (now, full) = (self.clock.tick(), self.underlay.overlay_mtu());
+        let topology = Arc::clone(&self.topology);
+        self.lowered.retain(|id, since| {
+            let Some(vtep) = topology.vtep(*id) else { return false };
+            let keep = now.since(*since) < plan::PATH_MTU_MS;
+            if !keep {
+                vtep.set_mtu(full);
+            }
+            keep
+        });
+    }
+}

@@ -1,0 +1,80 @@
+//! Removing what a stopped daemon left: devices, and with them their addresses and routes, and
+//! state.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use tracing::{error, info};
+
+use super::open_journal;
+use super::plan::{self, DeviceRules};
+use super::ports::Devices;
+use crate::config::Config;
+use crate::control::ControlSocket;
+use crate::device::journal;
+
+/// Removes everything that a stopped daemon left.
+///
+/// # Errors
+/// When a daemon is still running, or something could not be removed: all the rest is removed even
+/// so.
+pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config_path)?;
+    let socket = &config.control.socket;
+    // Binding it says whether a daemon runs, and keeps one from starting meanwhile.
+    let _socket = ControlSocket::bind(socket)
+        .with_context(|| format!("control socket {}: stop the daemon first", socket.display()))?;
+    let dir = &config.state.dir;
+    let mut left = 0_usize;
+    if dir.exists() {
+        let journal = open_journal(dir)?;
+        let rules = DeviceRules {
+            queues: plan::workers(config.underlay.workers),
+            owner: nix::unistd::geteuid().as_raw(),
+            persist: true,
+            mtu: 0,
+            offload: config.offload.tap_gso,
+        };
+        let mut devices = Devices::new(rules, Some(journal), journal::boot_id()?);
+        let names: Vec<String> = devices.recorded().map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            match devices.remove_recorded(&name) {
+                Ok(()) => info!(port = name, "removed"),
+                Err(why) => {
+                    error!(port = name, "not removed: {why}");
+                    left += 1;
+                }
+            }
+        }
+        // A device that its daemon could not record any more is known by its address.
+        for port in &config.ports {
+            if let Err(why) = devices.remove_unrecorded(port) {
+                error!(port = %port.name, "not removed: {why}");
+                left += 1;
+            }
+        }
+        if left == 0 {
+            remove_state(dir)?;
+        }
+    }
+    if left != 0 {
+        bail!("{left} of the ports could not be removed");
+    }
+    Ok(())
+}
+
+/// Removes the journal, and the directory if nothing else is in it.
+fn remove_state(dir: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        let ours = path.file_name().and_then(|name| name.to_str());
+        if ours.is_some_and(|name| name.starts_with("ports.json")) {
+            std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    match std::fs::remove_dir(dir) {
+        // A service manager may own the directory, or somebody keeps something in it.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EBUSY | libc::EPERM | libc::EACCES | libc::EROFS)) => Ok(()),
+        removed => removed.with_context(|| dir.display().to_string()),
+    }
+}

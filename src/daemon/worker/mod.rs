@@ -1,0 +1,209 @@
+//! A worker: a thread that takes frames from its queues and from the underlay, has the engine
+//! decide, and sends, until nothing is left; then it sleeps in epoll.
+//!
+//! Queue q of every port belongs to worker q. Work per descriptor and turn is bounded, and epoll
+//! hands the descriptors out in turn, so that a busy one cannot starve the others. Nothing on a
+//! frame's path allocates, locks or logs; news for the control side goes through a bounded channel
+//! that never blocks.
+
+mod outputs;
+mod ports;
+mod stats;
+mod turn;
+mod underlay;
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender};
+use fdb::{Fdb, PortId, VtepId};
+use switch::{Counters, Engine, Event, Topology};
+
+use super::clock::Clock;
+use crate::io::port::PortQueue;
+use crate::io::readiness::{Interest, Readiness, Waker};
+use crate::io::underlay::{ReceiveSocket, UnderlaySockets};
+
+pub(super) use stats::Stats;
+
+/// What the control side tells a worker. Taken between two turns.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Forward by this snapshot.
+    Topology(Arc<Topology>),
+    /// Serve this queue.
+    Attach(PortId, PortQueue),
+    /// Close the queue of this port.
+    Detach(PortId),
+    /// Use these sockets in place of those before.
+    Underlay(Box<UnderlayEnd>),
+    /// End.
+    Stop,
+}
+
+/// A worker's share of the underlay.
+#[derive(Debug)]
+pub(super) struct UnderlayEnd {
+    /// The sockets of the VTEP address.
+    pub(super) sockets: Arc<UnderlaySockets>,
+    /// Sockets of multicast groups: one worker has them all.
+    pub(super) groups: Vec<ReceiveSocket>,
+    /// Whether this worker takes the send sockets' errors.
+    pub(super) takes_errors: bool,
+    /// How headers are made.
+    pub(super) outer: OuterRules,
+}
+
+/// How outer headers follow from inner ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OuterRules {
+    /// The DSCP of outer headers; `None`: that of the inner header.
+    pub(super) dscp: Option<u8>,
+    /// Bytes between an overlay MTU and the path MTU that it needs.
+    pub(super) overhead: u16,
+    /// The smallest overlay MTU that an error message from the path can bring about.
+    pub(super) mtu_floor: u16,
+}
+
+/// What a worker tells the control side.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The port's device is gone, with the error number that said so.
+    PortGone(PortId, i32),
+    /// Something that the engine noticed.
+    Event(Event),
+    /// The path to a VTEP takes overlay frames of at most this many layer 3 bytes.
+    PathMtu(VtepId, u16),
+    /// The worker cannot go on.
+    Failed(u32, io::Error),
+}
+
+/// The control side's end of a worker.
+#[derive(Debug)]
+pub(super) struct Handle {
+    /// The worker's number.
+    pub(super) id: u32,
+    /// What it counts.
+    pub(super) counters: Arc<Counters>,
+    /// How it fares.
+    pub(super) stats: Arc<Stats>,
+    orders: Sender<Order>,
+    waker: Waker,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// Where news goes: a bounded channel, and the bell that says that something is in it.
+#[derive(Clone, Debug)]
+pub(super) struct Newsroom {
+    news: Sender<News>,
+    bell: Waker,
+}
+
+impl Newsroom {
+    /// The sending end of `news`; `bell` is rung after each.
+    pub(super) const fn new(news: Sender<News>, bell: Waker) -> Self {
+        Self { news, bell }
+    }
+
+    /// Passes `news` on; when nobody has listened for long it is lost.
+    fn tell(&self, news: News) -> bool {
+        let told = self.news.try_send(news).is_ok();
+        self.bell.wake();
+        told
+    }
+}
+
+/// What all workers of a daemon share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// The topology to begin with.
+    pub(super) topology: Arc<Topology>,
+    /// The table.
+    pub(super) fdb: Arc<Fdb>,
+    /// The clock.
+    pub(super) clock: Clock,
+    /// Where news goes.
+    pub(super) newsroom: Newsroom,
+    /// Where queues go to be closed, which takes the kernel milliseconds.
+    pub(super) closing: Sender<PortQueue>,
+    /// Feeds the flow hash.
+    pub(super) seed: u64,
+}
+
+impl Handle {
+    /// Starts worker number `id`.
+    ///
+    /// # Errors
+    /// When there is no epoll instance, eventfd or thread to be had.
+    pub(super) fn start(id: u32, shared: Shared) -> io::Result<Self> {
+        let (orders, inbox) = crossbeam_channel::unbounded();
+        let counters = Arc::new(Counters::default());
+        let stats = Arc::new(Stats::default());
+        let waker = Waker::new()?;
+        let readiness = Readiness::new()?;
+        readiness.add(&waker, turn::WAKER, Interest::Read)?;
+        let engine = Engine::new(
+            Arc::clone(&shared.topology),
+            shared.fdb.reader(),
+            Arc::clone(&counters),
+            shared.seed,
+        );
+        let worker = Worker {
+            id,
+            engine,
+            readiness,
+            waker: waker.clone(),
+            inbox,
+            newsroom: shared.newsroom,
+            closing: shared.closing,
+            clock: shared.clock,
+            stats: Arc::clone(&stats),
+            ports: ports::Ports::default(),
+            underlay: None,
+            destinations: Vec::new(),
+        };
+        let thread = thread::Builder::new()
+            .name(format!("worker-{id}"))
+            .spawn(move || worker.run())?;
+        Ok(Self { id, counters, stats, orders, waker, thread: Some(thread) })
+    }
+
+    /// Tells the worker something.
+    pub(super) fn order(&self, order: Order) {
+        // A worker that is gone has said so; whoever reads that ends the daemon.
+        if self.orders.send(order).is_ok() {
+            self.waker.wake();
+        }
+    }
+
+    /// Makes the worker turn once, so that its progress shows.
+    pub(super) fn nudge(&self) {
+        self.waker.wake();
+    }
+
+    /// Ends the worker and waits for it.
+    pub(super) fn stop(mut self) {
+        self.order(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A worker that panicked has taken the process down already.
+            drop(thread.join());
+        }
+    }
+}
+
+/// The thread's own state.
+struct Worker {
+    id: u32,
+    engine: Engine,
+    readiness: Readiness,
+    waker: Waker,
+    inbox: Receiver<Order>,
+    newsroom: Newsroom,
+    closing: Sender<PortQueue>,
+    clock: Clock,
+    stats: Arc<Stats>,
+    ports: ports::Ports,
+    underlay: Option<underlay::Underlay>,
+    destinations: Vec<crate::io::underlay::Destination>,
+}

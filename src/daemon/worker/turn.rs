@@ -1,0 +1,340 @@
+//! One turn of a worker after the other.
+
+use std::io;
+use std::sync::Arc;
+
+use encap::{Frame, VNET_LEN, VnetError, VnetHeader};
+use fdb::{PortId, Tick};
+use switch::{Counters, DropReason, Engine, Topology, Weight};
+
+use super::outputs::{Outputs, flush};
+use super::underlay::{self, Underlay};
+use super::{News, Order, Worker};
+use crate::io::port::{READ_SIZE, ReadOutcome};
+use crate::io::readiness::{Event, Events, Interest, Token};
+
+/// What a turn may cost per port: a frame counts one, a superframe [`SUPERFRAME`], so that 64
+/// frames or 8 superframes are taken before the next descriptor has its turn.
+const BUDGET: u32 = 64;
+const SUPERFRAME: u32 = 8;
+
+/// The token of the worker's own bell.
+pub(super) const WAKER: Token = Kind::Waker.token(0);
+
+/// Kinds of descriptors, in the upper half of a token; the lower half says which one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Waker = 0,
+    Receive = 1,
+    Group = 2,
+    Sender = 3,
+    Port = 4,
+}
+
+impl Kind {
+    const fn token(self, index: u32) -> Token {
+        Token((self as u64) << 32 | index as u64)
+    }
+
+    fn of(token: Token) -> Option<(Self, u32)> {
+        let kind = match token.0 >> 32 {
+            0 => Self::Waker,
+            1 => Self::Receive,
+            2 => Self::Group,
+            3 => Self::Sender,
+            4 => Self::Port,
+            _ => return None,
+        };
+        u32::try_from(token.0 & u64::from(u32::MAX)).ok().map(|index| (kind, index))
+    }
+}
+
+fn port_token(port: PortId) -> Token {
+    Kind::Port.token(u32::from(port.generation) << 16 | u32::from(port.slot))
+}
+
+fn port_of(index: u32) -> PortId {
+    let [generation_high, generation_low, slot_high, slot_low] = index.to_be_bytes();
+    PortId {
+        slot: u16::from_be_bytes([slot_high, slot_low]),
+        generation: u16::from_be_bytes([generation_high, generation_low]),
+    }
+}
+
+impl Worker {
+    /// Turns until it is told to stop, or cannot go on.
+    pub(super) fn run(mut self) {
+        let mut buffer = vec![0; READ_SIZE].into_boxed_slice();
+        let mut events = Events::new();
+        let counters = Arc::clone(self.engine.counters());
+        loop {
+            if let Err(error) = self.readiness.wait(&mut events, None) {
+                self.tell(News::Failed(self.id, error));
+                return;
+            }
+            let now = self.clock.tick();
+            let topology = Arc::clone(self.engine.topology());
+            let mut ordered = false;
+            for event in events.iter() {
+                match Kind::of(event.token) {
+                    Some((Kind::Waker, _)) => ordered = true,
+                    Some((kind, index)) => {
+                        let turn = Turn { now, topology: &topology, counters: &counters };
+                        self.serve(&turn, kind, index, event, &mut buffer);
+                    }
+                    None => {}
+                }
+            }
+            if let Some(underlay) = &mut self.underlay {
+                flush(&counters, &mut underlay.tx);
+            }
+            self.report();
+            self.stats.turns.add(1);
+            if ordered && !self.obey() {
+                return;
+            }
+        }
+    }
+
+    /// Serves one descriptor, up to its bound.
+    #[inline]
+    fn serve(&mut self, turn: &Turn<'_>, kind: Kind, index: u32, event: Event, buffer: &mut [u8]) {
+        match kind {
+            Kind::Waker => {}
+            Kind::Port => self.serve_port(turn, port_of(index), buffer),
+            Kind::Receive => self.serve_underlay(turn, None),
+            Kind::Group => self.serve_underlay(turn, usize::try_from(index).ok()),
+            Kind::Sender if event.error => {
+                if let (Some(underlay), Ok(bucket)) = (&self.underlay, usize::try_from(index)) {
+                    let (engine, newsroom, stats) = (&self.engine, &self.newsroom, &self.stats);
+                    underlay::take_errors(engine, underlay, bucket, newsroom, stats);
+                }
+            }
+            Kind::Sender => {}
+        }
+    }
+
+    fn serve_port(&mut self, turn: &Turn<'_>, port: PortId, buffer: &mut [u8]) {
+        let Self { engine, ports, underlay, destinations, stats, .. } = self;
+        let Some(queue) = ports.get(port) else { return };
+        let tx = underlay.as_mut().map(|underlay| (&mut underlay.tx, underlay.end.outer));
+        let mut outputs = turn.outputs(ports, tx, destinations);
+        let mut budget = BUDGET;
+        let gone = loop {
+            match queue.read(buffer) {
+                ReadOutcome::Frame(len) => {
+                    stats.units.add(1);
+                    let bytes = buffer.get_mut(..len).unwrap_or_default();
+                    take_frame(turn.now, engine, port, bytes, &mut outputs);
+                    let cost = if len > READ_SIZE / 16 { SUPERFRAME } else { 1 };
+                    budget = budget.saturating_sub(cost);
+                }
+                ReadOutcome::Again => break None,
+                ReadOutcome::Runt => {
+                    engine.refuse_from_port(port, Weight::single(0), DropReason::VnetTruncated);
+                    budget -= 1;
+                }
+                ReadOutcome::Truncated => {
+                    let weight = Weight::single(buffer.len());
+                    engine.refuse_from_port(port, weight, DropReason::FrameTooLong);
+                    budget -= 1;
+                }
+                ReadOutcome::Failed(_) => {
+                    stats.port_read_errors.add(1);
+                    break None;
+                }
+                ReadOutcome::Gone(errno) => break Some(errno),
+            }
+            if budget == 0 {
+                break None;
+            }
+        };
+        if let Some(errno) = gone {
+            self.detach(port);
+            self.tell(News::PortGone(port, errno));
+        }
+    }
+
+    fn serve_underlay(&mut self, turn: &Turn<'_>, group: Option<usize>) {
+        let Self { engine, ports, underlay, destinations, stats, .. } = self;
+        let Some(Underlay { end, receiver, tx }) = underlay else { return };
+        let socket = match group {
+            None => end.sockets.receive(usize::try_from(self.id).unwrap_or(usize::MAX)),
+            Some(group) => end.groups.get(group),
+        };
+        let Some(socket) = socket else { return };
+        let mut outputs = turn.outputs(ports, Some((tx, end.outer)), destinations);
+        let served = underlay::drain(turn.now, engine, receiver, socket, &mut outputs, stats);
+        if let Err(error) = served {
+            self.tell(News::Failed(self.id, error));
+        }
+    }
+
+    /// Obeys what the control side has said. Returns whether to go on.
+    fn obey(&mut self) -> bool {
+        self.waker.drain();
+        while let Ok(order) = self.inbox.try_recv() {
+            match order {
+                Order::Topology(topology) => self.adopt(topology),
+                Order::Attach(port, queue) => {
+                    let added = self.readiness.add(&queue, port_token(port), Interest::Read);
+                    if let Some((_, old)) = self.ports.attach(port, queue) {
+                        self.close(old);
+                    }
+                    if let Err(error) = added {
+                        self.detach(port);
+                        self.tell(News::PortGone(port, error.raw_os_error().unwrap_or(0)));
+                    }
+                }
+                Order::Detach(port) => self.detach(port),
+                Order::Underlay(end) => {
+                    if let Err(error) = self.take_underlay(Underlay::new(*end)) {
+                        self.tell(News::Failed(self.id, error));
+                    }
+                }
+                Order::Stop => {
+                    for queue in self.ports.drain() {
+                        // Closing takes the kernel milliseconds each; the process ends soon.
+                        drop(self.closing.try_send(queue));
+                    }
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn adopt(&mut self, topology: Arc<Topology>) {
+        let flood = topology.segments().map(|segment| segment.flood.len()).max().unwrap_or(0);
+        self.destinations.reserve(flood.saturating_sub(self.destinations.len()));
+        self.engine.adopt(topology);
+    }
+
+    fn take_underlay(&mut self, underlay: Underlay) -> io::Result<()> {
+        let id = usize::try_from(self.id).unwrap_or(usize::MAX);
+        if let Some(socket) = underlay.end.sockets.receive(id) {
+            self.readiness.add(socket, Kind::Receive.token(0), Interest::Read)?;
+        }
+        for (index, group) in (0..).zip(&underlay.end.groups) {
+            self.readiness.add(group, Kind::Group.token(index), Interest::Read)?;
+        }
+        if underlay.end.takes_errors {
+            for (index, sender) in (0..).zip(underlay.end.sockets.senders()) {
+                self.readiness.add(sender, Kind::Sender.token(index), Interest::Errors)?;
+            }
+        }
+        // The sockets before leave the set: they may be shared with workers that still use them.
+        if let Some(before) = self.underlay.replace(underlay) {
+            let sockets = &before.end.sockets;
+            let receive = sockets.receive(id).into_iter();
+            for socket in receive.chain(&before.end.groups) {
+                self.readiness.remove(socket)?;
+            }
+            if before.end.takes_errors {
+                for sender in sockets.senders() {
+                    self.readiness.remove(sender)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, port: PortId) {
+        if let Some(queue) = self.ports.detach(port) {
+            self.close(queue);
+        }
+    }
+
+    /// Gives a queue away to be closed. It leaves the epoll set first: closing does not take it
+    /// out while another process holds the descriptor.
+    fn close(&self, queue: crate::io::port::PortQueue) {
+        if self.readiness.remove(&queue).is_err() {
+            self.stats.port_read_errors.add(1);
+        }
+        // Without a closing thread it is closed right here.
+        drop(self.closing.try_send(queue));
+    }
+
+    fn report(&mut self) {
+        let Self { engine, newsroom, stats, .. } = self;
+        for event in engine.take_events() {
+            if !newsroom.tell(News::Event(event)) {
+                stats.news_lost.add(1);
+            }
+        }
+    }
+
+    fn tell(&self, news: News) {
+        if !self.newsroom.tell(news) {
+            self.stats.news_lost.add(1);
+        }
+    }
+}
+
+/// What stays the same during one turn.
+struct Turn<'t> {
+    now: Tick,
+    topology: &'t Topology,
+    counters: &'t Counters,
+}
+
+impl<'t> Turn<'t> {
+    /// The outputs that frames of this turn go to.
+    fn outputs<'w>(
+        &self,
+        ports: &'w super::ports::Ports,
+        underlay: Option<(&'w mut crate::io::underlay::TxBatch, super::OuterRules)>,
+        destinations: &'w mut Vec<crate::io::underlay::Destination>,
+    ) -> Outputs<'w>
+    where
+        't: 'w,
+    {
+        let (topology, counters) = (self.topology, self.counters);
+        Outputs { topology, counters, ports, underlay, destinations }
+    }
+}
+
+/// Makes a frame of what was read, and has it forwarded.
+#[inline]
+fn take_frame(
+    now: Tick,
+    engine: &mut Engine,
+    port: PortId,
+    bytes: &mut [u8],
+    outputs: &mut Outputs<'_>,
+) {
+    let len = bytes.len().saturating_sub(VNET_LEN);
+    let refused = match split(bytes) {
+        Ok((head, body, offload)) => {
+            let body = [io::IoSlice::new(body)];
+            let body = if body[0].is_empty() { &body[..0] } else { &body[..] };
+            return engine.from_port(now, port, &Frame { head, body, offload }, outputs);
+        }
+        Err(error) => vnet_reason(&error),
+    };
+    engine.refuse_from_port(port, Weight::single(len), refused);
+}
+
+fn split(bytes: &mut [u8]) -> Result<(&[u8], &[u8], encap::Offload), VnetError> {
+    let len = bytes.len();
+    let (header, frame) =
+        bytes.split_first_chunk_mut::<VNET_LEN>().ok_or(VnetError::Truncated { len })?;
+    let header = VnetHeader::decode(header);
+    let frame_len = frame.len();
+    let (head, body) = frame.split_at_mut(frame_len.min(encap::HEAD_MAX));
+    let offload = header.resolve(head, frame_len)?;
+    Ok((head, body, offload))
+}
+
+const fn vnet_reason(error: &VnetError) -> DropReason {
+    match error {
+        VnetError::Truncated { .. } => DropReason::VnetTruncated,
+        VnetError::ChecksumPlace { .. } => DropReason::VnetChecksum,
+        VnetError::GsoSize { .. } | VnetError::TooManySegments { .. } => DropReason::VnetGsoSize,
+        VnetError::Ufo | VnetError::GsoType { .. } => DropReason::VnetGsoType,
+        VnetError::Headers | VnetError::Protocol { .. } | VnetError::Fragment => {
+            DropReason::VnetProtocol
+        }
+        VnetError::Length { .. } => DropReason::VnetLength,
+    }
+}

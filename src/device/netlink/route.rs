@@ -1,0 +1,186 @@
+//! Routes of the main table (RTM_*ROUTE).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use serde::{Deserialize, Serialize};
+
+use super::address::family;
+use super::{Ask, Netlink, NetlinkError};
+
+/// A route through a device: to a network, by a next hop or on-link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    /// The destination; `0.0.0.0/0` and `::/0` are the default routes. Host bits are ignored.
+    pub to: IpNet,
+    /// The next hop; `None`: the destination is on the link.
+    pub via: Option<IpAddr>,
+}
+
+impl Route {
+    /// The same route with the destination's host bits cleared, as the kernel keeps it.
+    #[must_use]
+    pub fn trunc(self) -> Self {
+        Self { to: self.to.trunc(), via: self.via }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.via {
+            Some(via) => write!(out, "{} via {via}", self.to),
+            None => write!(out, "{}", self.to),
+        }
+    }
+}
+
+/// A unicast route of the main table as the kernel describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteEntry {
+    /// The device it leads through; zero for a multipath route.
+    pub link: u32,
+    /// Destination and next hop.
+    pub route: Route,
+    /// Its metric, if it has one.
+    pub metric: Option<u32>,
+    /// Who made it: the kernel itself with an address, or an operator.
+    pub protocol: RouteProtocol,
+}
+
+impl Netlink {
+    /// The unicast routes of the main table through a device, or through all, IPv4 and IPv6.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket and of the kernel.
+    pub fn routes(&mut self, link: Option<u32>) -> Result<Vec<RouteEntry>, NetlinkError> {
+        let object = link.map_or_else(|| "routes".to_owned(), |link| format!("routes of #{link}"));
+        let ask = Ask { verb: "list", object: &object };
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            message.attributes.extend(link.map(RouteAttribute::Oif));
+            let answers = match self.dump(ask, &RouteNetlinkMessage::GetRoute(message)) {
+                Err(error) if error.errno() == Some(libc::EAFNOSUPPORT) => continue,
+                answers => answers?,
+            };
+            found.extend(answers.into_iter().filter_map(read_route));
+        }
+        found.retain(|entry| link.is_none_or(|link| link == entry.link));
+        Ok(found)
+    }
+
+    /// Adds a route through a device to the main table.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::is_present`] if there is such a route; ENETDOWN while the device is down;
+    /// ENETUNREACH if the next hop is not on the link.
+    pub fn add_route(&mut self, link: u32, route: Route) -> Result<(), NetlinkError> {
+        let object = format!("route {route} on #{link}");
+        let ask = Ask { verb: "add", object: &object };
+        let message = RouteNetlinkMessage::NewRoute(route_message(link, route));
+        self.request(ask, message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Removes a route through a device from the main table.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::is_absent`] if there is no such route.
+    pub fn delete_route(&mut self, link: u32, route: Route) -> Result<(), NetlinkError> {
+        let object = format!("route {route} on #{link}");
+        let ask = Ask { verb: "delete", object: &object };
+        self.request(ask, RouteNetlinkMessage::DelRoute(route_message(link, route)), 0)
+    }
+}
+
+fn route_message(link: u32, route: Route) -> RouteMessage {
+    let route = route.trunc();
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = family(route.to.addr());
+    header.destination_prefix_length = route.to.prefix_len();
+    header.table = RouteHeader::RT_TABLE_MAIN;
+    header.protocol = RouteProtocol::Static;
+    header.kind = RouteType::Unicast;
+    header.scope = match (route.to, route.via) {
+        (IpNet::V4(_), None) => RouteScope::Link,
+        _ => RouteScope::Universe,
+    };
+    if route.to.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(route.to.addr().into()));
+    }
+    message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(via.into())));
+    message.attributes.push(RouteAttribute::Oif(link));
+    message
+}
+
+fn read_route(answer: RouteNetlinkMessage) -> Option<RouteEntry> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else {
+        return None;
+    };
+    let header = &message.header;
+    if header.kind != RouteType::Unicast || header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let unspecified = match header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        AddressFamily::Inet6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    let (mut to, mut via, mut link, mut metric) = (unspecified, None, 0, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => to = read_ip(address)?,
+            RouteAttribute::Gateway(address) => via = Some(read_ip(address)?),
+            RouteAttribute::Oif(index) => link = *index,
+            RouteAttribute::Priority(priority) => metric = Some(*priority),
+            _ => {}
+        }
+    }
+    let to = IpNet::new(to, header.destination_prefix_length).ok()?;
+    Some(RouteEntry { link, route: Route { to, via }, metric, protocol: header.protocol })
+}
+
+fn read_ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_survives_the_way_to_the_wire_and_back() {
+        for (to, via) in [
+            ("0.0.0.0/0", Some("10.0.0.1")),
+            ("10.2.0.0/16", None),
+            ("::/0", Some("fe80::1")),
+            ("fd00:1::/64", Some("fd00::9")),
+        ] {
+            let route = Route { to: to.parse().unwrap(), via: via.map(|via| via.parse().unwrap()) };
+            let message = RouteNetlinkMessage::NewRoute(route_message(7, route));
+            let entry = read_route(message).unwrap();
+            assert_eq!((entry.route, entry.link), (route, 7));
+        }
+    }
+
+    #[test]
+    fn host_bits_are_cleared() {
+        let route = Route { to: "10.2.3.4/16".parse().unwrap(), via: None };
+        let entry = read_route(RouteNetlinkMessage::NewRoute(route_message(1, route))).unwrap();
+        assert_eq!(entry.route.to.to_string(), "10.2.0.0/16");
+    }
+}

@@ -1,0 +1,247 @@
+//! What a TAP device shall be, and what it turned out to be.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use encap::MacAddr;
+use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use super::netlink::Route;
+use super::netns::{NetnsIdentity, path_of};
+use super::offload::{OffloadWish, TapOffloads};
+
+/// Most queues of a TAP device (MAX_TAP_QUEUES, drivers/net/tun.c).
+pub const MAX_QUEUES: u16 = 256;
+
+/// The vnet header's length on every TAP, in bytes: `struct virtio_net_hdr_v1`
+/// (linux/virtio_net.h).
+pub const VNET_HDR_LEN: u8 = 12;
+
+/// The smallest MTU with which the kernel speaks IPv6 on a device (RFC 8200 section 5).
+pub const IPV6_MIN_MTU: u32 = 1280;
+
+/// A network namespace by name or path, as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NetnsRef(pub String);
+
+impl NetnsRef {
+    /// Where its file is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        path_of(&self.0)
+    }
+}
+
+impl fmt::Display for NetnsRef {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// What a TAP device shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TapSpec {
+    /// Where; `None`: the calling thread's own namespace.
+    pub netns: Option<NetnsRef>,
+    /// Its name there.
+    pub ifname: String,
+    /// Its MAC address, the one its user has; unicast.
+    pub mac: MacAddr,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// How many queues, 1 to [`MAX_QUEUES`].
+    pub queues: u16,
+    /// The uid that may attach to it: the daemon's own.
+    pub owner: u32,
+    /// Addresses, besides the link-local one of IPv6 that follows from `mac`.
+    pub addresses: Vec<IpNet>,
+    /// Routes through it.
+    pub routes: Vec<Route>,
+    /// The length of its ring, in units; `None`: the kernel's default.
+    pub txqueuelen: Option<u32>,
+    /// Whether it outlives the daemon.
+    pub persist: bool,
+    /// Which offloads are wanted.
+    pub offload: OffloadWish,
+}
+
+impl TapSpec {
+    /// The wanted addresses with the link-local one, each once.
+    #[must_use]
+    pub fn all_addresses(&self) -> Vec<IpNet> {
+        let mut all = self.addresses.clone();
+        if self.mtu >= IPV6_MIN_MTU {
+            all.push(link_local(self.mac).into());
+        }
+        distinct(all)
+    }
+
+    /// The wanted routes with host bits cleared, each once, those without a next hop first:
+    /// next hops may be reached by them.
+    #[must_use]
+    pub fn all_routes(&self) -> Vec<Route> {
+        let mut all = distinct(self.routes.iter().map(|route| route.trunc()).collect());
+        all.sort_by_key(|route| route.via.is_some());
+        all
+    }
+}
+
+fn distinct<T: PartialEq>(all: Vec<T>) -> Vec<T> {
+    all.into_iter().fold(Vec::new(), |mut kept, one| {
+        if !kept.contains(&one) {
+            kept.push(one);
+        }
+        kept
+    })
+}
+
+/// What a device is, as the kernel told after it was made, adopted or configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Its name.
+    pub ifname: String,
+    /// Its index in its namespace.
+    pub ifindex: u32,
+    /// The namespace it is in.
+    pub netns: NetnsIdentity,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The offloads in use.
+    pub offloads: TapOffloads,
+}
+
+/// What we gave a standing device: what may be taken from it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Its addresses, the link-local one included.
+    pub addresses: Vec<IpNet>,
+    /// Its routes.
+    pub routes: Vec<Route>,
+}
+
+impl From<&TapSpec> for Standing {
+    fn from(spec: &TapSpec) -> Self {
+        Self { addresses: spec.all_addresses(), routes: spec.all_routes() }
+    }
+}
+
+/// Whether the kernel would take this as the name of one device (dev_valid_name), and not as a
+/// pattern such as `tap%d`.
+#[must_use]
+pub fn is_valid_ifname(name: &str) -> bool {
+    let odd = |c: char| c.is_ascii_whitespace() || matches!(c, '/' | ':' | '%' | '\0' | '\x0b');
+    (1..libc::IFNAMSIZ).contains(&name.len()) && name != "." && name != ".." && !name.contains(odd)
+}
+
+/// The link-local address that follows from a MAC address: fe80::/64 with a modified EUI-64
+/// (RFC 4291 appendix A).
+#[must_use]
+pub fn link_local(mac: MacAddr) -> Ipv6Net {
+    let [a, b, c, d, e, f] = mac.0;
+    let octets = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    Ipv6Net::new_assert(octets.into(), 64)
+}
+
+/// The MAC address of a port that has none configured: the same for the same node and port names,
+/// in every version of Tapestry, for ever. Locally administered, unicast.
+///
+/// FNV-1a of 64 bits (draft-eastlake-fnv) over the node's name, one zero byte and the port's name,
+/// finished by the 64-bit mixer of MurmurHash3; the low 48 bits, the first octet's two lowest
+/// bits set to `10`.
+#[must_use]
+pub fn device_mac(node: &str, port: &str) -> MacAddr {
+    let bytes = node.bytes().chain([0]).chain(port.bytes());
+    let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^= hash >> 33;
+    let MacAddr([first, b, c, d, e, f]) = MacAddr::from_bits(hash);
+    MacAddr([(first & 0xfc) | 0x02, b, c, d, e, f])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed by an independent program; they may never change.
+    #[test]
+    fn derived_macs_are_fixed() {
+        for (node, port, mac) in [
+            ("node-a", "tap-a", "a6:40:80:15:58:df"),
+            ("node-b", "tap-a", "5a:81:b5:16:61:4c"),
+            ("node-a", "tap-b", "8a:cf:95:73:55:91"),
+            ("", "", "4a:d3:70:56:f5:fb"),
+            ("knöd", "端口", "ee:c5:95:b3:b1:75"),
+        ] {
+            assert_eq!(device_mac(node, port).to_string(), mac, "{node} {port}");
+        }
+    }
+
+    #[test]
+    fn derived_macs_are_stations_and_differ() {
+        let mut seen = std::collections::HashSet::new();
+        for node in 0..100 {
+            for port in 0..100 {
+                let mac = device_mac(&format!("node-{node}"), &format!("tap-{port}"));
+                assert!(mac.station().is_some() && mac.0[0] & 2 != 0, "{mac}");
+                assert!(seen.insert(mac), "{mac} twice");
+            }
+        }
+        // The separator keeps names apart that run together.
+        assert_ne!(device_mac("a", "bc"), device_mac("ab", "c"));
+    }
+
+    #[test]
+    fn link_local_follows_rfc_4291() {
+        let mac = "02:00:00:00:0a:01".parse().unwrap();
+        assert_eq!(link_local(mac).to_string(), "fe80::ff:fe00:a01/64");
+        let mac = "34:56:78:9a:bc:de".parse().unwrap();
+        assert_eq!(link_local(mac).to_string(), "fe80::3656:78ff:fe9a:bcde/64");
+    }
+
+    #[test]
+    fn names_the_kernel_would_refuse_or_expand_are_invalid() {
+        for good in ["a", "eth0", "tap-a", "exactly15bytes_"] {
+            assert!(is_valid_ifname(good), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a b", "a:1", "tap%d", "sixteen_bytes_16", "a\0", "a\n"] {
+            assert!(!is_valid_ifname(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn wanted_lists_are_distinct_and_on_link_routes_come_first() {
+        let route = |to: &str, via: Option<&str>| Route {
+            to: to.parse().unwrap(),
+            via: via.map(|via| via.parse().unwrap()),
+        };
+        let spec = TapSpec {
+            netns: None,
+            ifname: "tap-a".to_owned(),
+            mac: "02:00:00:00:0a:01".parse().unwrap(),
+            mtu: 1450,
+            queues: 1,
+            owner: 0,
+            addresses: vec!["10.9.0.1/24".parse().unwrap(); 2],
+            routes: vec![
+                route("0.0.0.0/0", Some("169.254.1.1")),
+                route("169.254.1.1/32", None),
+                route("169.254.1.1/32", None),
+            ],
+            txqueuelen: None,
+            persist: true,
+            offload: OffloadWish::Auto,
+        };
+        let shown: Vec<_> = spec.all_addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.9.0.1/24", "fe80::ff:fe00:a01/64"]);
+        let shown: Vec<_> = spec.all_routes().iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["169.254.1.1/32", "0.0.0.0/0 via 169.254.1.1"]);
+        assert_eq!(TapSpec { mtu: 1279, ..spec }.all_addresses().len(), 1);
+    }
+}

@@ -1,0 +1,117 @@
+//! Receiving from the underlay: a batch of datagrams, or of trains of them, with one call.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use super::sockets::ReceiveSocket;
+use crate::io::errors::{Operation, Verdict, classify};
+use crate::io::sys::{self, Incoming, RECEIVE_BATCH};
+
+/// Bytes for each message: no UDP payload, and no train of them, is longer than 65,527 bytes.
+pub const RECEIVE_SIZE: usize = 64 << 10;
+
+// Bounded memory: this is all that a worker's receiver holds, small enough to stay in the cache.
+const _: () = assert!(RECEIVE_BATCH * RECEIVE_SIZE <= 512 << 10);
+
+/// One message from the underlay.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// The sender's address and source port.
+    pub peer: SocketAddr,
+    /// One datagram, or with a `segment_size` a train of them without anything in between.
+    pub bytes: &'a [u8],
+    /// Bytes of each datagram of the train but the last, which may be shorter.
+    pub segment_size: Option<u16>,
+    /// DSCP and ECN of the outer header.
+    pub tos: u8,
+    /// It was longer than the buffer, or its train's size was lost: the bytes are not to be used.
+    pub truncated: bool,
+}
+
+/// The messages of one call.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    arena: &'a [u8],
+    messages: &'a [Incoming],
+    lost: u32,
+}
+
+impl<'a> Batch<'a> {
+    /// How many messages there are. [`RECEIVE_BATCH`] means that more may be waiting.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// How many datagrams the socket's full buffer has cost since the last time it was told.
+    #[must_use]
+    pub const fn lost(&self) -> u32 {
+        self.lost
+    }
+
+    /// The messages in order. One whose sender the kernel did not name is left out.
+    pub fn iter(&self) -> impl Iterator<Item = Received<'a>> + use<'a> {
+        let buffers = self.arena.chunks_exact(RECEIVE_SIZE);
+        self.messages.iter().zip(buffers).filter_map(|(message, buffer)| {
+            Some(Received {
+                peer: message.from?,
+                bytes: buffer.get(..message.len)?,
+                segment_size: message.segment_size,
+                tos: message.tos,
+                truncated: message.truncated,
+            })
+        })
+    }
+}
+
+/// A worker's receive buffers.
+#[derive(Debug)]
+pub struct Receiver {
+    arena: Box<[u8]>,
+    messages: [Incoming; RECEIVE_BATCH],
+}
+
+impl Receiver {
+    /// Buffers for [`RECEIVE_BATCH`] messages.
+    #[must_use]
+    pub fn new() -> Self {
+        let arena = vec![0; RECEIVE_BATCH * RECEIVE_SIZE].into_boxed_slice();
+        Self { arena, messages: [Incoming::default(); RECEIVE_BATCH] }
+    }
+
+    /// Receives what is there, up to [`RECEIVE_BATCH`] messages. An empty batch says that there is
+    /// nothing, or that a stray error was taken off the socket.
+    ///
+    /// # Errors
+    /// Only what makes the socket useless.
+    pub fn receive(&mut self, socket: &ReceiveSocket) -> io::Result<Batch<'_>> {
+        let count = loop {
+            let Self { arena, messages } = self;
+            match sys::receive_batch(socket.as_fd(), arena, RECEIVE_SIZE, messages) {
+                Ok(count) => break count,
+                Err(error) => match classify(Operation::UnderlayReceive, &error) {
+                    Verdict::Retry => {}
+                    Verdict::Wait | Verdict::Count => break 0,
+                    Verdict::PortDown | Verdict::Fatal => return Err(error),
+                },
+            }
+        };
+        let messages = self.messages.get(..count).unwrap_or(&self.messages);
+        let reported = messages.iter().rev().find_map(|message| message.overflow);
+        let lost = reported.map_or(0, |reported| socket.lost_since(reported));
+        Ok(Batch { arena: &self.arena, messages, lost })
+    }
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,424 @@
+//! The underlay's sockets: a group that receives, and a pool that sends.
+//!
+//! With UDP sockets the source port belongs to the socket, so the entropy that RFC 7348 section 5
+//! asks for comes from a pool of send sockets: bucket `b` of the inner flow hash has a port of its
+//! own, whichever worker sends. They take nothing in (a filter sees to that) except the errors
+//! that peers and routers return.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockFilter, Socket, Type};
+
+use super::lock::{LockError, UnderlayLock};
+use super::offloads::{Offloads, Wish};
+use crate::io::addr::{Interface, interface_of};
+use crate::io::sys::{self, SocketOption};
+
+/// How many send sockets, and so source ports, there are.
+pub const BUCKETS: usize = 16;
+
+/// Where the source ports begin: the dynamic ports, as RFC 7348 section 5 recommends.
+pub const SOURCE_PORT_FIRST: u16 = 49_152;
+
+/// How many ports each bucket has to choose from.
+const PORTS_PER_BUCKET: u16 = 1024;
+
+const _: () = assert!(SOURCE_PORT_FIRST as usize + BUCKETS * PORTS_PER_BUCKET as usize == 1 << 16);
+
+/// At 212,992 bytes a single TCP stream loses segments by the thousand; here none was seen.
+const RECEIVE_BUFFER: usize = 8 << 20;
+const SEND_BUFFER: usize = 4 << 20;
+
+/// TTL and hop limit of what is sent.
+const HOPS: u32 = 64;
+
+/// What the underlay is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct UnderlayConfig {
+    /// This VTEP: an address that an interface holds.
+    pub address: IpAddr,
+    /// The VXLAN port, 4789 by default.
+    pub port: u16,
+    /// Whether outer UDP checksums are sent. Without them there are no trains: the kernel has
+    /// no `UDP_SEGMENT` with zero checksums.
+    pub udp_checksum: bool,
+    /// How many receive sockets: one for each worker.
+    pub workers: NonZeroUsize,
+    /// `UDP_SEGMENT`.
+    pub udp_gso: Wish,
+    /// `UDP_GRO`.
+    pub udp_gro: Wish,
+}
+
+impl UnderlayConfig {
+    /// One worker, everything that the kernel has.
+    #[must_use]
+    pub const fn new(address: IpAddr, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            udp_checksum: true,
+            workers: NonZeroUsize::MIN,
+            udp_gso: Wish::Auto,
+            udp_gro: Wish::Auto,
+        }
+    }
+}
+
+/// Why the underlay could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another daemon is there.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Something that is no Tapestry daemon holds the UDP port.
+    #[error(
+        "UDP port {} of {} is taken by another program or by a kernel VXLAN device \
+         (see `ss -lunp` and `ip -d link show type vxlan`)", .0.port(), .0.ip()
+    )]
+    PortTaken(SocketAddr),
+    /// The address is on none of this host's interfaces.
+    #[error("no interface of this host has the underlay address {0}")]
+    AddressNotHere(IpAddr),
+    /// The address cannot be a VTEP's.
+    #[error("{0} cannot be an underlay address: one unicast address of this host is needed")]
+    AddressUnfit(IpAddr),
+    /// Every port that a send socket could have is taken.
+    #[error("no free UDP port in {first}..={last} on {address} to send from")]
+    NoSourcePort {
+        /// This VTEP.
+        address: IpAddr,
+        /// First port tried.
+        first: u16,
+        /// Last port tried.
+        last: u16,
+    },
+    /// The group is no multicast address of the underlay's family.
+    #[error("{0} is no multicast group of the underlay's address family")]
+    NoGroup(IpAddr),
+    /// An offload was demanded that this kernel or this configuration does not have.
+    #[error("{0} was demanded, but {1}")]
+    OffloadMissing(&'static str, &'static str),
+    /// A call failed.
+    #[error("underlay socket, {step}: {source}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn at(step: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Io { step, source }
+}
+
+/// A socket on the VXLAN port.
+#[derive(Debug)]
+pub struct ReceiveSocket {
+    socket: Socket,
+    local: SocketAddr,
+    /// The kernel's count of datagrams lost to a full buffer, as it was last reported.
+    overflow: AtomicU32,
+}
+
+impl ReceiveSocket {
+    /// The address that it is bound to: this VTEP's, or that of a multicast group.
+    #[must_use]
+    pub const fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// How many datagrams were lost between the last report and this one.
+    pub(crate) fn lost_since(&self, reported: u32) -> u32 {
+        reported.wrapping_sub(self.overflow.swap(reported, Ordering::Relaxed))
+    }
+}
+
+impl AsFd for ReceiveSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// All sockets of one VTEP address. Shared by all workers.
+#[derive(Debug)]
+pub struct UnderlaySockets {
+    local: SocketAddr,
+    interface: Interface,
+    receive: Vec<ReceiveSocket>,
+    send: Vec<Socket>,
+    source_ports: [u16; BUCKETS],
+    offloads: Offloads,
+    _lock: UnderlayLock,
+}
+
+impl UnderlaySockets {
+    /// Takes the lock and opens the sockets, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When another daemon or program is on the port, the address is not this host's, or a
+    /// call fails.
+    pub fn open(config: &UnderlayConfig) -> Result<Self, OpenError> {
+        let address = config.address;
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(OpenError::AddressUnfit(address));
+        }
+        let lock = UnderlayLock::take(address, config.port)?;
+        let interface = match interface_of(address) {
+            // The whole of 127/8 is this host's, without being on the list.
+            Err(_) if address.is_loopback() => interface_of(Ipv4Addr::LOCALHOST.into()),
+            found => found,
+        }
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AddrNotAvailable => OpenError::AddressNotHere(address),
+            _ => at("looking for the interface")(error),
+        })?;
+        let (receive, udp_gro) = open_receive_group(config)?;
+        let udp_segment = segment_wished(config)?;
+        let mut send = Vec::with_capacity(BUCKETS);
+        let mut source_ports = [0; BUCKETS];
+        for (bucket, port) in (0..).zip(&mut source_ports) {
+            let (socket, bound) = open_sender(config, &interface, bucket)?;
+            *port = bound;
+            send.push(socket);
+        }
+        let udp_segment = udp_segment && probe_segment(config, &send)?;
+        let granted =
+            |sizes: Option<io::Result<usize>>| sizes.and_then(Result::ok).unwrap_or(0) / 2;
+        let offloads = Offloads::new(
+            udp_segment,
+            udp_gro,
+            granted(receive.first().map(|socket| socket.socket.recv_buffer_size())),
+            granted(send.first().map(Socket::send_buffer_size)),
+        );
+        let local =
+            receive.first().map_or(SocketAddr::new(address, config.port), |first| first.local);
+        Ok(Self { local, interface, receive, send, source_ports, offloads, _lock: lock })
+    }
+
+    /// This VTEP's address and VXLAN port.
+    #[must_use]
+    pub const fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The interface that held the address when the sockets were opened.
+    #[must_use]
+    pub const fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// The receive socket of `worker`, counted from zero.
+    #[must_use]
+    pub fn receive(&self, worker: usize) -> Option<&ReceiveSocket> {
+        self.receive.get(worker)
+    }
+
+    /// The send sockets in the order of their buckets, to watch their errors.
+    pub fn senders(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
+        self.send.iter().map(AsFd::as_fd)
+    }
+
+    /// The socket that sends for `bucket`; buckets beyond the last begin anew.
+    pub(crate) fn sender(&self, bucket: usize) -> Option<BorrowedFd<'_>> {
+        self.send.get(bucket % BUCKETS).map(AsFd::as_fd)
+    }
+
+    /// The source port of each bucket.
+    #[must_use]
+    pub const fn source_ports(&self) -> &[u16; BUCKETS] {
+        &self.source_ports
+    }
+
+    /// What is in use.
+    #[must_use]
+    pub const fn offloads(&self) -> &Offloads {
+        &self.offloads
+    }
+
+    /// A receive socket for a multicast group, joined on the underlay's interface. One socket for
+    /// all workers: in a group of several each would get a copy of every datagram.
+    ///
+    /// # Errors
+    /// When `group` is no multicast address of this family, or a call fails.
+    pub fn join(&self, group: IpAddr) -> Result<ReceiveSocket, OpenError> {
+        if !group.is_multicast() || group.is_ipv4() != self.local.is_ipv4() {
+            return Err(OpenError::NoGroup(group));
+        }
+        let local = SocketAddr::new(group, self.local.port());
+        let (socket, _) =
+            open_receiver(local, if self.offloads.udp_gro { Wish::On } else { Wish::Off })?;
+        bind(&socket, local)?;
+        match group {
+            IpAddr::V4(v4) => {
+                socket.set_multicast_all_v4(false).map_err(at("IP_MULTICAST_ALL"))?;
+                let on = InterfaceIndexOrAddress::Index(self.interface.index);
+                socket.join_multicast_v4_n(&v4, &on)
+            }
+            IpAddr::V6(v6) => {
+                socket.set_multicast_all_v6(false).map_err(at("IPV6_MULTICAST_ALL"))?;
+                socket.join_multicast_v6(&v6, self.interface.index)
+            }
+        }
+        .map_err(at("joining the multicast group"))?;
+        Ok(ReceiveSocket { socket, local, overflow: AtomicU32::new(0) })
+    }
+}
+
+fn new_socket(address: IpAddr) -> Result<Socket, OpenError> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(at("socket"))?;
+    socket.set_nonblocking(true).map_err(at("O_NONBLOCK"))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true).map_err(at("IPV6_V6ONLY"))?;
+    }
+    Ok(socket)
+}
+
+/// An unbound receive socket, and whether it has `UDP_GRO`.
+fn open_receiver(local: SocketAddr, gro: Wish) -> Result<(Socket, bool), OpenError> {
+    let socket = new_socket(local.ip())?;
+    if local.is_ipv4() {
+        socket.set_recv_tos_v4(true).map_err(at("IP_RECVTOS"))?;
+    } else {
+        socket.set_recv_tclass_v6(true).map_err(at("IPV6_RECVTCLASS"))?;
+        set(&socket, SocketOption::NoCheck6Rx, 1).map_err(at("UDP_NO_CHECK6_RX"))?;
+    }
+    set(&socket, SocketOption::ReceiveOverflow, 1).map_err(at("SO_RXQ_OVFL"))?;
+    grow(&socket, SocketOption::ReceiveBufferForce, RECEIVE_BUFFER);
+    let gro = match gro {
+        Wish::Off => false,
+        Wish::Auto => set(&socket, SocketOption::UdpGro, 1).is_ok(),
+        Wish::On => {
+            let missing = |_| OpenError::OffloadMissing("udp_gro", "this kernel has no UDP_GRO");
+            set(&socket, SocketOption::UdpGro, 1).map_err(missing)?;
+            true
+        }
+    };
+    Ok((socket, gro))
+}
+
+/// The receive sockets, and whether they have `UDP_GRO`.
+///
+/// The first is bound alone, so that whatever else is on the port shows as an error, and opens the
+/// group to the others only then.
+fn open_receive_group(config: &UnderlayConfig) -> Result<(Vec<ReceiveSocket>, bool), OpenError> {
+    let mut local = SocketAddr::new(config.address, config.port);
+    let mut group: Vec<ReceiveSocket> = Vec::with_capacity(config.workers.get());
+    let mut all_gro = true;
+    for worker in 0..config.workers.get() {
+        let (socket, gro) = open_receiver(local, config.udp_gro)?;
+        all_gro &= gro;
+        if let (1, Some(first)) = (worker, group.first()) {
+            first.socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
+        }
+        if worker > 0 {
+            socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
+        }
+        bind(&socket, local)?;
+        if config.port == 0 && worker == 0 {
+            let bound = socket.local_addr().map_err(at("getsockname"))?;
+            local = bound.as_socket().unwrap_or(local);
+        }
+        group.push(ReceiveSocket { socket, local, overflow: AtomicU32::new(0) });
+    }
+    Ok((group, all_gro))
+}
+
+fn bind(socket: &Socket, local: SocketAddr) -> Result<(), OpenError> {
+    socket.bind(&local.into()).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => OpenError::PortTaken(local),
+        io::ErrorKind::AddrNotAvailable => OpenError::AddressNotHere(local.ip()),
+        _ => at("bind")(error),
+    })
+}
+
+/// The send socket of `bucket` and its port.
+fn open_sender(
+    config: &UnderlayConfig,
+    interface: &Interface,
+    bucket: u16,
+) -> Result<(Socket, u16), OpenError> {
+    let socket = new_socket(config.address)?;
+    // BPF_RET | BPF_K with zero bytes to keep: whatever comes to a source port is dropped.
+    socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).map_err(at("SO_ATTACH_FILTER"))?;
+    match config.address {
+        IpAddr::V4(address) => {
+            socket.set_ttl_v4(HOPS).map_err(at("IP_TTL"))?;
+            set(&socket, SocketOption::MtuDiscover4, sys::MTU_DISCOVER_PROBE)
+                .map_err(at("IP_MTU_DISCOVER"))?;
+            set(&socket, SocketOption::ReceiveErrors4, 1).map_err(at("IP_RECVERR"))?;
+            socket.set_multicast_if_v4(&address).map_err(at("IP_MULTICAST_IF"))?;
+            socket.set_multicast_ttl_v4(HOPS).map_err(at("IP_MULTICAST_TTL"))?;
+            socket.set_multicast_loop_v4(false).map_err(at("IP_MULTICAST_LOOP"))?;
+            if !config.udp_checksum {
+                set(&socket, SocketOption::NoCheck, 1).map_err(at("SO_NO_CHECK"))?;
+            }
+        }
+        IpAddr::V6(_) => {
+            socket.set_unicast_hops_v6(HOPS).map_err(at("IPV6_UNICAST_HOPS"))?;
+            set(&socket, SocketOption::MtuDiscover6, sys::MTU_DISCOVER_PROBE)
+                .map_err(at("IPV6_MTU_DISCOVER"))?;
+            set(&socket, SocketOption::ReceiveErrors6, 1).map_err(at("IPV6_RECVERR"))?;
+            socket.set_multicast_if_v6(interface.index).map_err(at("IPV6_MULTICAST_IF"))?;
+            socket.set_multicast_hops_v6(HOPS).map_err(at("IPV6_MULTICAST_HOPS"))?;
+            socket.set_multicast_loop_v6(false).map_err(at("IPV6_MULTICAST_LOOP"))?;
+            if !config.udp_checksum {
+                set(&socket, SocketOption::NoCheck6Tx, 1).map_err(at("UDP_NO_CHECK6_TX"))?;
+            }
+        }
+    }
+    grow(&socket, SocketOption::SendBufferForce, SEND_BUFFER);
+    let first = SOURCE_PORT_FIRST + bucket * PORTS_PER_BUCKET;
+    let last = first + (PORTS_PER_BUCKET - 1);
+    for port in first..=last {
+        match socket.bind(&SocketAddr::new(config.address, port).into()) {
+            Ok(()) => return Ok((socket, port)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(at("bind")(error)),
+        }
+    }
+    Err(OpenError::NoSourcePort { address: config.address, first, last })
+}
+
+/// Whether trains are wanted at all.
+fn segment_wished(config: &UnderlayConfig) -> Result<bool, OpenError> {
+    match (config.udp_gso, config.udp_checksum) {
+        (Wish::On, false) => Err(OpenError::OffloadMissing(
+            "udp_gso",
+            "udp_checksum is off, and the kernel cuts no trains without checksums",
+        )),
+        (wish, checksum) => Ok(wish != Wish::Off && checksum),
+    }
+}
+
+/// Whether the kernel knows `UDP_SEGMENT`: size zero turns nothing on.
+fn probe_segment(config: &UnderlayConfig, send: &[Socket]) -> Result<bool, OpenError> {
+    let known = send.iter().all(|socket| set(socket, SocketOption::UdpSegment, 0).is_ok());
+    if config.udp_gso == Wish::On && !known {
+        return Err(OpenError::OffloadMissing("udp_gso", "this kernel has no UDP_SEGMENT"));
+    }
+    Ok(known)
+}
+
+fn set(socket: &Socket, option: SocketOption, value: i32) -> io::Result<()> {
+    sys::set_option(socket.as_fd(), option, value)
+}
+
+/// Sets a buffer to `size` bytes, or without the right to that as near as the host allows. What
+/// came of it is read back afterwards.
+fn grow(socket: &Socket, option: SocketOption, size: usize) {
+    let forced = i32::try_from(size).is_ok_and(|size| set(socket, option, size).is_ok());
+    if !forced {
+        // The kernel takes any size here and cuts it to its limit.
+        let _ = match option {
+            SocketOption::SendBufferForce => socket.set_send_buffer_size(size),
+            _ => socket.set_recv_buffer_size(size),
+        };
+    }
+}

@@ -1,0 +1,86 @@
+//! Whole daemons in network namespaces: among themselves, against the kernel's VXLAN device, against
+//! Open vSwitch, against an attacker, and through restarts. `cargo test --test netns -- FILTER`.
+
+use std::process::ExitCode;
+
+use lab::cases;
+
+#[path = "netns/common.rs"]
+mod common;
+#[path = "netns/hostile.rs"]
+mod hostile;
+#[path = "netns/kernel.rs"]
+mod kernel;
+#[path = "netns/life.rs"]
+mod life;
+#[path = "netns/mesh.rs"]
+mod mesh;
+#[path = "netns/ovs.rs"]
+mod ovs;
+#[path = "netns/peers.rs"]
+mod peers;
+#[path = "netns/restart.rs"]
+mod restart;
+#[path = "netns/wire.rs"]
+mod wire;
+
+const OVS: &[&str] = lab::peer::ovs::PROGRAMS;
+const KERNEL: &[&str] = &["ip", "bridge", "ethtool", "nsenter"];
+const CAPTURE: &[&str] = &["ip", "ethtool", "nsenter", "tcpdump", "tshark"];
+const LAN: &[&str] = &["ip", "nsenter"];
+
+fn main() -> ExitCode {
+    let groups: &[&[lab::suite::Case]] = &[
+        &cases!(peers, needs KERNEL, [kernels_agree_with_each_other]),
+        &cases!(peers, needs OVS, [open_vswitch_agrees_with_the_kernel]),
+        &cases!(mesh, needs LAN, [
+            three_nodes_talk_over_an_ipv4_underlay,
+            three_nodes_talk_over_an_ipv6_underlay,
+            two_pods_of_one_node_talk_without_the_underlay,
+            broadcast_multicast_and_unknown_unicast_reach_each_pod_once,
+            a_flush_forgets_and_traffic_teaches_again,
+            idle_pods_cost_no_cpu,
+        ]),
+        &cases!(kernel, needs KERNEL, [
+            talks_with_udp_checksums,
+            talks_without_udp_checksums,
+            talks_with_udp_checksums_and_no_offloads,
+            talks_without_udp_checksums_and_no_offloads,
+            talks_over_ipv6,
+            talks_over_ipv6_and_no_offloads,
+            talks_across_cards_that_segment_and_checksum,
+            floods_reach_it_once_and_come_back_never,
+        ]),
+        &cases!(ovs, needs OVS, [talks_both_ways]),
+        &cases!(wire, needs CAPTURE, [
+            every_field_is_as_rfc_7348_wants_it_over_ipv4,
+            every_field_is_as_rfc_7348_wants_it_over_ipv6,
+            congestion_marks_are_copied_out_and_in,
+        ]),
+        &cases!(hostile, needs LAN, [
+            each_bad_datagram_is_a_named_drop,
+            each_bad_frame_of_a_pod_is_a_named_drop,
+            odd_but_legal_datagrams_are_delivered,
+            a_strict_segment_drops_each_reserved_bit,
+            giants_are_dropped_and_noise_does_no_harm,
+            a_flood_of_addresses_leaves_the_neighbours_their_entries,
+        ]),
+        &cases!(restart, needs LAN, [
+            a_crash_breaks_no_connection,
+            a_stop_breaks_no_connection,
+            both_nodes_crash_at_once,
+        ]),
+        &cases!(life, needs LAN, [
+            a_reload_touches_only_what_changed,
+            a_wrong_config_changes_nothing,
+            a_port_comes_and_goes_with_its_namespace,
+            a_namespace_may_come_after_the_daemon,
+            teardown_leaves_nothing,
+            an_ephemeral_daemon_takes_its_ports_along,
+            a_second_daemon_is_refused,
+            ports_of_the_command_line_outlive_reload_and_restart,
+            metrics_tell_what_the_command_line_tells,
+        ]),
+    ];
+    lab::suite::main(&groups.concat())
+}
