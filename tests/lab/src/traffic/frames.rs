@@ -172,9 +172,9 @@ pub fn assert_heard(
         ensure!(count == times, "{name} heard `{text}` {count} times, not {times}");
         Ok(())
     };
-    let (hearers, others): (Vec<_>, Vec<_>) = listeners.iter().partition(|row| row.2 > 0);
+    let (hearers, others): (Vec<_>, Vec<_>) = listeners.iter().copied().partition(|row| row.2 > 0);
     for (name, listener, times) in hearers {
-        ensure_count(name, listener, &end, *times)?;
+        ensure_count(name, listener, &end, times)?;
     }
     from.say(BROADCAST, &end_of_all)?;
     for (name, listener, _) in others {
