@@ -100,30 +100,30 @@ const fn fold(words: u64) -> u16 {
     sum as u16
 }
 
-/// Adds words of 32 bits into lanes of 64: no carry is lost below 16 GiB, and the compiler makes
-/// vector code of it.
+/// Adds words of 64 bits into lanes of 128, an addition and its carry each: no slice is long
+/// enough to overflow one.
 fn sum_words(bytes: &[u8]) -> u64 {
-    const LANES: usize = 8;
+    const LANES: usize = 4;
     let (blocks, rest) = bytes.as_chunks::<{ LANES * 8 }>();
-    let mut lanes = [0u64; LANES];
+    let mut lanes = [0u128; LANES];
     for block in blocks {
         let (words, _) = block.as_chunks::<8>();
         for (lane, &word) in lanes.iter_mut().zip(words) {
-            let word = u64::from_ne_bytes(word);
-            *lane += (word & 0xffff_ffff) + (word >> 32);
+            *lane += u128::from(u64::from_ne_bytes(word));
         }
     }
-    let mut sum = lanes.iter().sum::<u64>();
-    let (words, rest) = rest.as_chunks::<4>();
+    let mut sum: u128 = lanes.iter().sum();
+    let (words, rest) = rest.as_chunks::<8>();
     for &word in words {
-        sum += u64::from(u32::from_ne_bytes(word));
+        sum += u128::from(u64::from_ne_bytes(word));
     }
     let (words, rest) = rest.as_chunks::<2>();
     for &word in words {
-        sum += u64::from(u16::from_ne_bytes(word));
+        sum += u128::from(u16::from_ne_bytes(word));
     }
     if let &[last] = rest {
-        sum += u64::from(u16::from_ne_bytes([last, 0]));
+        sum += u128::from(u16::from_ne_bytes([last, 0]));
     }
-    sum
+    let low = sum as u64;
+    (low & 0xffff_ffff) + (low >> 32) + (sum >> 64) as u64
 }
