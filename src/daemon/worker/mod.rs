@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
-use fdb::{Fdb, PortId, VtepId};
+use fdb::{Fdb, PortId, Tick, VtepId};
 use switch::{Counters, Engine, Event, Topology};
 use tokio::sync::Notify;
 
@@ -163,6 +163,7 @@ impl Handle {
             ports: ports::Ports::default(),
             underlay: None,
             destinations: Vec::new(),
+            reported: Tick(0),
         };
         let thread =
             thread::Builder::new().name(format!("worker-{id}")).spawn(move || worker.run())?;
@@ -206,4 +207,6 @@ struct Worker {
     ports: ports::Ports,
     underlay: Option<underlay::Underlay>,
     destinations: Vec<crate::io::underlay::Destination>,
+    /// When the engine's events were last passed on.
+    reported: Tick,
 }
