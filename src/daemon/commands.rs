@@ -178,8 +178,7 @@ impl Daemon {
 }
 
 fn station(text: &str) -> Answer<StationMac> {
-    let mac: encap::MacAddr =
-        text.parse().map_err(|error| Refusal::invalid(error).at("mac"))?;
+    let mac: encap::MacAddr = text.parse().map_err(|error| Refusal::invalid(error).at("mac"))?;
     let message = format!("{mac} is a group address or all zeros: no station has it");
     mac.station().ok_or_else(|| Refusal::invalid(message).at("mac"))
 }

@@ -101,12 +101,8 @@ impl Daemon {
     /// Makes or adopts the ports of the configuration and those that were made through the control
     /// socket before the last stop, and removes what neither knows any more.
     fn start_ports(&mut self) {
-        let mut ports: Vec<_> = self
-            .config
-            .ports
-            .iter()
-            .map(|port| (port.clone(), ObjectOrigin::Config))
-            .collect();
+        let mut ports: Vec<_> =
+            self.config.ports.iter().map(|port| (port.clone(), ObjectOrigin::Config)).collect();
         let mut stale = Vec::new();
         for (name, entry) in self.devices.recorded() {
             if ports.iter().any(|(port, _)| port.name.as_str() == name) {
@@ -156,8 +152,7 @@ impl Daemon {
 }
 
 fn open_journal(dir: &Path) -> anyhow::Result<Journal> {
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("state directory {}", dir.display()))?;
+    std::fs::create_dir_all(dir).with_context(|| format!("state directory {}", dir.display()))?;
     let (journal, put_aside) = Journal::open(dir)?;
     if let Some(aside) = put_aside {
         warn!(path = %aside.path.display(), "journal put aside: {}", aside.reason);

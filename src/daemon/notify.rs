@@ -25,11 +25,8 @@ impl Notifier {
 
     /// Says READY=1 once, when ports and underlay are up, and afterwards what is the matter.
     pub(super) fn tell_state(&mut self, readiness: &Readiness) {
-        let status = if readiness.ready {
-            "forwarding".to_owned()
-        } else {
-            readiness.pending.join("; ")
-        };
+        let status =
+            if readiness.ready { "forwarding".to_owned() } else { readiness.pending.join("; ") };
         if readiness.ready && !self.ready {
             self.ready = true;
             info!("ready");

@@ -124,12 +124,8 @@ impl Devices {
         match make::make(&spec) {
             // It may be what a daemon left that died before it could write its journal.
             Err(error) if matches!(error.cause, Cause::Taken { .. }) => {
-                let expect = Expectation {
-                    mac: spec.mac,
-                    owner: spec.owner,
-                    netns: None,
-                    ifindex: None,
-                };
+                let expect =
+                    Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
                 let adopted = self.adopt(port, &expect, &Standing::default());
                 adopted.map_err(|again| if again.mismatch().is_some() { error } else { again })
             }
@@ -176,11 +172,7 @@ impl Devices {
     }
 
     /// Removes the device of `port`, if it is still the one that was made, and forgets it.
-    pub(super) fn remove(
-        &mut self,
-        port: &Port,
-        facts: Option<&Facts>,
-    ) -> Result<(), DeviceError> {
+    pub(super) fn remove(&mut self, port: &Port, facts: Option<&Facts>) -> Result<(), DeviceError> {
         let spec = self.rules.tap(port);
         let recorded = self.journal.as_ref().and_then(|journal| journal.get(port.name.as_str()));
         let expect = match (facts, recorded) {
@@ -214,7 +206,8 @@ impl Devices {
     /// Removes recorded devices that are not where their port now is to be.
     pub(super) fn remove_moved<'p>(&mut self, ports: impl Iterator<Item = &'p Port>) {
         for port in ports {
-            let recorded = self.journal.as_ref().and_then(|journal| journal.get(port.name.as_str()));
+            let recorded =
+                self.journal.as_ref().and_then(|journal| journal.get(port.name.as_str()));
             let Some(entry) = recorded else { continue };
             let netns = entry.netns.as_ref().map(|netns| netns.name.as_str());
             let stays = netns == port.netns.as_ref().map(crate::config::Netns::as_str)
@@ -232,8 +225,7 @@ impl Devices {
     /// address.
     pub(super) fn remove_unrecorded(&self, port: &Port) -> Result<(), DeviceError> {
         let spec = self.rules.tap(port);
-        let expect =
-            Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
+        let expect = Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
         match make::remove(spec.netns.as_ref(), &spec.ifname, &expect) {
             // Somebody else's device of that name is none of our business.
             Err(error) if error.mismatch().is_some() => Ok(()),

@@ -193,9 +193,11 @@ fn describe_segments(before: &Config, after: &Config, changes: &mut Vec<String>)
                 let new = segment.peers.iter().filter(|peer| !held.peers.contains(peer));
                 let peers: Vec<String> = gone
                     .map(|peer| format!("segment {}: peer {} removed", segment.name, peer.ip()))
-                    .chain(new.map(|peer| {
-                        format!("segment {}: peer {} added", segment.name, peer.ip())
-                    }))
+                    .chain(
+                        new.map(|peer| {
+                            format!("segment {}: peer {} added", segment.name, peer.ip())
+                        }),
+                    )
                     .collect();
                 let mut rest = held.clone();
                 rest.peers.clone_from(&segment.peers);

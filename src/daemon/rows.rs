@@ -220,9 +220,7 @@ impl Daemon {
             };
             rows.extend(zero.into_iter().map(row));
         }
-        rows.sort_by(|a, b| {
-            (&a.reason, &a.port, &a.peer).cmp(&(&b.reason, &b.port, &b.peer))
-        });
+        rows.sort_by(|a, b| (&a.reason, &a.port, &a.peer).cmp(&(&b.reason, &b.port, &b.peer)));
         rows
     }
 

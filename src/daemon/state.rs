@@ -235,8 +235,8 @@ impl Daemon {
         for scope in std::mem::take(&mut self.flush_again) {
             // Ports and VTEPs are named with their generation; only a segment's slot may have a
             // new user by now, whose static entries are none of ours.
-            let reused = scope.pinned
-                && scope.segment.is_some_and(|id| self.topology.segment(id).is_some());
+            let reused =
+                scope.pinned && scope.segment.is_some_and(|id| self.topology.segment(id).is_some());
             if !reused {
                 self.fdb.flush(scope);
             }

@@ -74,7 +74,14 @@ fn remove_state(dir: &Path) -> anyhow::Result<()> {
     }
     match std::fs::remove_dir(dir) {
         // A service manager may own the directory, or somebody keeps something in it.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EBUSY | libc::EPERM | libc::EACCES | libc::EROFS)) => Ok(()),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOTEMPTY | libc::EBUSY | libc::EPERM | libc::EACCES | libc::EROFS)
+            ) =>
+        {
+            Ok(())
+        }
         removed => removed.with_context(|| dir.display().to_string()),
     }
 }

@@ -202,9 +202,8 @@ fn address_of(config: &Config) -> Result<IpAddr, String> {
             let groups = config.segments.iter().filter_map(|segment| segment.multicast);
             let first = peers.map(std::net::SocketAddr::ip).chain(groups).next();
             let wants_v6 = first.is_some_and(|address| address.is_ipv6());
-            addr::address_on(name.as_str(), wants_v6).map_err(|error| {
-                format!("interface {name} has no address for the VTEP: {error}")
-            })
+            addr::address_on(name.as_str(), wants_v6)
+                .map_err(|error| format!("interface {name} has no address for the VTEP: {error}"))
         }
     }
 }

@@ -163,9 +163,8 @@ impl Handle {
             underlay: None,
             destinations: Vec::new(),
         };
-        let thread = thread::Builder::new()
-            .name(format!("worker-{id}"))
-            .spawn(move || worker.run())?;
+        let thread =
+            thread::Builder::new().name(format!("worker-{id}")).spawn(move || worker.run())?;
         Ok(Self { id, counters, stats, orders, waker, thread: Some(thread) })
     }
 

@@ -1,8 +1,6 @@
 //! Where the engine's frames go: port queues and the underlay's batch. Whatever is sent or lost on
 //! the way out is counted here.
 
-
-
 use encap::{Frame, Gso, GsoKind, ecn, vxlan};
 use fdb::{PortId, VtepId};
 use switch::{Counters, DropReason, Remote, Sink, Topology, Weight};
