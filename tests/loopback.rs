@@ -11,6 +11,7 @@ use std::time::Duration;
 use encap::vxlan::{self, DecapError};
 use encap::{Checksum, Frame, Gso, GsoKind, Merge, Offload, Trust, Vni};
 use etherparse::{PacketBuilder, TcpHeader};
+use tapestry::io::sys;
 use tapestry::io::underlay::errqueue;
 use tapestry::io::underlay::{
     BUCKETS, Decap, Destination, Inner, OpenError, Origin, Outcome, PeerErrorKind, Receiver,
@@ -64,8 +65,11 @@ impl Sender {
     }
 }
 
-/// Everything that can be received: each message as (bytes, segment size, tos), plus the losses.
-fn receive_all(sockets: &UnderlaySockets, worker: usize) -> (Vec<(Vec<u8>, Option<u16>, u8)>, u32) {
+/// A received message: bytes, segment size, tos.
+type Message = (Vec<u8>, Option<u16>, u8);
+
+/// Everything that can be received, and the losses.
+fn receive_all(sockets: &UnderlaySockets, worker: usize) -> (Vec<Message>, u32) {
     let mut receiver = Receiver::new();
     let (mut messages, mut lost) = (Vec::new(), 0);
     loop {
@@ -269,7 +273,7 @@ fn a_run_ends_with_a_shorter_or_longer_frame_and_at_its_limits() {
             lens.iter().zip(0..).flat_map(|(len, fill)| encapsulated(&frame(*len, fill))).collect();
         let bytes: Vec<u8> = messages.iter().flat_map(|message| message.0.clone()).collect();
         assert!(bytes == expected, "bytes or order of {lens:?}");
-        let shape = |(bytes, size, _): &(Vec<u8>, Option<u16>, u8)| {
+        let shape = |(bytes, size, _): &Message| {
             (size.map_or(0, |size| usize::from(size) - 8), bytes.len())
         };
         messages.iter().map(shape).collect::<Vec<_>>()
@@ -401,6 +405,34 @@ fn a_revoked_peer_gets_single_datagrams_and_the_others_trains() {
 }
 
 #[test]
+fn a_train_that_the_kernel_refuses_goes_one_by_one_and_is_not_tried_again() {
+    let sockets = open(UnderlayConfig::new(local(19), PORT));
+    // What a device or a transformation on the route may do: here, a socket without checksums.
+    for fd in sockets.senders() {
+        sys::set_option(fd, sys::SocketOption::NoCheck, 1).unwrap();
+    }
+    let mut sender = Sender::new(&sockets);
+    let here = [to(sockets.local())];
+    let stream = Stream::new(4500, 1000);
+    (0..3).for_each(|i| sender.push_plain(&here, 1, &frame(90, i)));
+    stream.push(&mut sender, &here, 1);
+    let outcomes = sender.flush();
+    let counts: Vec<_> =
+        outcomes.iter().map(|sent| (sent.units, sent.frames, sent.result)).collect();
+    assert_eq!(counts, [(3, 3, Ok(())), (1, 5, Ok(()))]);
+    assert_eq!(sockets.offloads().revoked(), [local(19)]);
+    let (messages, _) = receive_all(&sockets, 0);
+    let expected = (0..3).map(|i| frame(90, i)).chain(stream.segments);
+    let expected: Vec<_> = expected.map(|bytes| encapsulated(&bytes)).collect();
+    assert!(messages.into_iter().map(|message| message.0).collect::<Vec<_>>() == expected);
+    // Where nothing goes at all it is not the offload's fault.
+    let denied = to("255.255.255.255:4789".parse().unwrap());
+    Stream::new(4500, 1000).push(&mut sender, &[denied], 1);
+    assert!(sender.flush().iter().all(|outcome| outcome.result.is_err()));
+    assert_eq!(sockets.offloads().revoked(), [local(19)]);
+}
+
+#[test]
 fn a_second_daemon_and_another_program_are_refused_by_name() {
     let config = UnderlayConfig::new(local(10), PORT);
     let first = open(config);
@@ -467,7 +499,7 @@ fn workers_share_what_arrives_by_source_port() {
     }
     let [one, two] = [0, 1].map(|worker| receive_all(&sockets, worker).0);
     assert_eq!(one.len() + two.len(), 4 * BUCKETS);
-    let buckets = |messages: &[(Vec<u8>, Option<u16>, u8)]| {
+    let buckets = |messages: &[Message]| {
         messages.iter().map(|message| message.0[8 + 14]).collect::<std::collections::BTreeSet<_>>()
     };
     assert!(buckets(&one).is_disjoint(&buckets(&two)), "a source port stays with its worker");
@@ -659,6 +691,13 @@ fn a_path_shorter_than_believed_is_no_lost_offload() {
         let too_big = Err(SendDrop::TooBig);
         assert_eq!(results, [(3, too_big), (1, too_big), (7, too_big), (3, Ok(()))]);
         assert!(sockets.offloads().revoked().is_empty());
+        let mut told = Vec::new();
+        errqueue::drain(sockets.senders().next().unwrap(), |error| told.push(error));
+        assert!(!told.is_empty());
+        for error in told {
+            assert_eq!((error.peer.ip(), error.local), (sockets.local().ip(), true));
+            assert_eq!(error.kind, PeerErrorKind::MessageTooBig { mtu: 1500 });
+        }
         let (messages, _) = receive_all(&sockets, 0);
         assert_eq!(messages.len(), 1);
         assert_eq!(messages[0].1, Some(1008));

@@ -144,9 +144,7 @@ impl Fdb {
     /// Everyone who has entries in a segment, with the number of learned ones, ordered.
     #[must_use]
     pub fn owners(&self, segment: SegmentId) -> Vec<(Dest, u32)> {
-        self.segments
-            .get(segment)
-            .map_or_else(Vec::new, |segment| segment.lock().owners().collect())
+        self.segments.get(segment).map_or_else(Vec::new, |segment| segment.lock().owners())
     }
 
     /// Events since the table was made.

@@ -171,8 +171,11 @@ impl Fdb {
 
     /// Removes an owner's oldest learned entry. Returns whether it had one.
     pub(crate) fn evict(&self, ledger: &mut Ledger, owner: Dest) -> bool {
-        let Some(key) = ledger.oldest(owner) else { return false };
-        self.drop_key(ledger, key);
+        let Some((key, node)) = ledger.oldest(owner) else { return false };
+        let vanished = ledger.drop_entry(node, Origin::Learned);
+        self.owners.vanished(key.segment(), vanished);
+        self.shards.kill(key);
+        self.tally.release();
         self.tally.evicted.add(1);
         true
     }

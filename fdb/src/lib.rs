@@ -39,6 +39,7 @@ mod sweep;
 mod table;
 mod totals;
 mod types;
+mod weights;
 mod word;
 
 pub use fdb::Fdb;

@@ -126,17 +126,6 @@ impl Fill {
     }
 }
 
-/// The heaviest of these owners with its count; among equals the one that learns, then the first.
-pub(crate) fn heaviest(
-    counts: impl Iterator<Item = (u32, u32)>,
-    learner: Option<u32>,
-) -> Option<(u32, u32)> {
-    counts.filter(|&(_, count)| count > 0).reduce(|best, next| {
-        let wins = next.1 > best.1 || (next.1 == best.1 && Some(next.0) == learner);
-        if wins { next } else { best }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,20 +147,6 @@ mod tests {
             ("no cap for the segment", (0, 4), (0, 0), false, Nowhere),
         ] {
             assert_eq!(Fill { owner, segment, all_full }.room(), room, "{name}");
-        }
-    }
-
-    #[test]
-    fn who_is_heaviest() {
-        for (name, counts, learner, expect) in [
-            ("nobody", &[][..], None, None),
-            ("only empty owners", &[(0, 0), (1, 0)][..], Some(1), None),
-            ("one", &[(3, 1)][..], None, Some((3, 1))),
-            ("the heaviest", &[(0, 2), (1, 7), (2, 6)][..], Some(2), Some((1, 7))),
-            ("first of equals", &[(0, 2), (1, 7), (2, 7)][..], Some(0), Some((1, 7))),
-            ("the learner of equals", &[(0, 7), (1, 7), (2, 7)][..], Some(1), Some((1, 7))),
-        ] {
-            assert_eq!(heaviest(counts.iter().copied(), learner), expect, "{name}");
         }
     }
 }

@@ -80,9 +80,9 @@ impl Reader {
             return last.word.dest().into();
         }
         let hash = self.fdb.shards.hash(key);
-        let line = self.lines[Self::line_of(hash)];
+        let line = &mut self.lines[Self::line_of(hash)];
         if line.holds(key, generation, now) && !hot.expired(line.word, stamp) {
-            self.last_lookup = line;
+            self.last_lookup = *line;
             return line.word.dest().into();
         }
         // The generation was read before: what is read here is no older than it.
@@ -90,9 +90,8 @@ impl Reader {
         if word.is_dead() || hot.expired(word, stamp) {
             return Lookup::Unknown;
         }
-        let line = Line { key: key.raw(), word, generation, at: now.0 as u32 };
-        self.lines[Self::line_of(hash)] = line;
-        self.last_lookup = line;
+        *line = Line { key: key.raw(), word, generation, at: now.0 as u32 };
+        self.last_lookup = *line;
         word.dest().into()
     }
 

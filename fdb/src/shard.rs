@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 
-use crate::table::{Probe, Table};
+use crate::table::{Cell, Probe, Table};
 use crate::word::{Key, Word};
 
 /// Shards: with a million entries a rebuild copies some 16 thousand of them.
@@ -22,8 +22,8 @@ const MIN_SLOTS: usize = 16;
 /// What the lock guards: the table that is published, and per slot the entry's node in its
 /// segment's ledger.
 #[derive(Debug)]
-struct Core {
-    table: Table,
+struct Core<C = AtomicU64> {
+    table: Table<C>,
     nodes: Box<[u32]>,
     /// Entries.
     live: usize,
@@ -31,7 +31,7 @@ struct Core {
     used: usize,
 }
 
-impl Core {
+impl<C: Cell> Core<C> {
     fn empty(slots: usize) -> Self {
         let table = Table::with_slots(slots);
         let nodes = vec![0; table.slots()].into_boxed_slice();
@@ -55,6 +55,16 @@ impl Core {
                 true
             }
             Probe::Free(_) | Probe::Full => false,
+        }
+    }
+
+    /// Removes an entry: its key stays, and its slot with it.
+    fn kill(&mut self, hash: u64, key: Key) {
+        if let Probe::Found(index) = self.table.probe(hash, key)
+            && !self.table.word(index).is_dead()
+        {
+            self.table.set_word(index, Word::DEAD);
+            self.live -= 1;
         }
     }
 }
@@ -163,12 +173,7 @@ impl Shards {
         let hash = self.hash(key);
         let shard = &self.shards[Self::shard_of(hash)];
         let mut core = shard.lock();
-        let Probe::Found(index) = core.table.probe(hash, key) else { return };
-        if core.table.word(index).is_dead() {
-            return;
-        }
-        core.table.set_word(index, Word::DEAD);
-        core.live -= 1;
+        core.kill(hash, key);
         if core.table.slots() > MIN_SLOTS && core.live < core.table.slots() / 16 {
             self.rebuild(shard, &mut core);
         }
@@ -249,5 +254,79 @@ mod tests {
             }
         }
         assert!(shards.bytes() < 64 * 1024, "{} bytes", shards.bytes());
+    }
+
+    /// The model checker's cell.
+    #[derive(Debug)]
+    struct Checked(loom::sync::atomic::AtomicU64);
+
+    impl Default for Checked {
+        fn default() -> Self {
+            Self(loom::sync::atomic::AtomicU64::new(0))
+        }
+    }
+
+    impl Cell for Checked {
+        fn get(&self) -> u64 {
+            self.0.load(Ordering::Acquire)
+        }
+
+        fn set(&self, value: u64) {
+            // A swap, since loom lets a plain store fall between the two halves of a concurrent
+            // compare-exchange, which C++ [atomics.order] rules out.
+            self.0.swap(value, Ordering::Release);
+        }
+
+        fn replace(&self, old: u64, new: u64) {
+            let _ = self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Stations that share a bucket come, go and come back elsewhere, in every order that the
+    /// memory model allows: a reader finds a station where it was at some moment, or not at all.
+    #[test]
+    #[cfg_attr(miri, ignore = "the model checker switches stacks")]
+    fn no_interleaving_shows_another_stations_place() {
+        loom::model(|| {
+            let mut core: Core<Checked> = Core::empty(MIN_SLOTS);
+            let table = core.table.clone();
+            let reader = loom::thread::spawn(move || {
+                let (one, two) = (table.read(5, key(1)), table.read(5, key(2)));
+                assert!([Word::DEAD, word(1), word(101)].contains(&one), "{one:?}");
+                assert!([Word::DEAD, word(2)].contains(&two), "{two:?}");
+            });
+            core.put(5, key(1), word(1), 0);
+            core.kill(5, key(1));
+            core.put(5, key(2), word(2), 0);
+            core.kill(5, key(2));
+            core.put(5, key(1), word(101), 0);
+            assert_eq!((core.live, core.used), (1, 2));
+            reader.join().unwrap();
+        });
+    }
+
+    /// A refresh without the lock races with a move and a removal: it changes nothing but the
+    /// stamp of the entry that it read.
+    #[test]
+    #[cfg_attr(miri, ignore = "the model checker switches stacks")]
+    fn no_interleaving_lets_a_refresh_bring_an_entry_back() {
+        loom::model(|| {
+            let mut core: Core<Checked> = Core::empty(MIN_SLOTS);
+            core.put(5, key(1), word(1), 0);
+            let table = core.table.clone();
+            let fresh = |n| word(n).with_seen(Stamp::of(Tick(5000)));
+            let refresher = loom::thread::spawn(move || {
+                let seen = table.read(5, key(1));
+                if !seen.is_dead() {
+                    table.replace(5, key(1), seen, seen.with_seen(Stamp::of(Tick(5000))));
+                }
+            });
+            core.put(5, key(1), word(2), 0);
+            let moved = core.table.read(5, key(1));
+            assert!([word(2), fresh(2)].contains(&moved), "{moved:?}");
+            core.kill(5, key(1));
+            refresher.join().unwrap();
+            assert!(core.table.read(5, key(1)).is_dead());
+        });
     }
 }

@@ -26,6 +26,7 @@ use anyhow::Context as _;
 use crossbeam_channel::Sender;
 use fdb::{Fdb, Settings};
 use switch::Topology;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::config::{self, Config};
@@ -33,7 +34,6 @@ use crate::control::model::ObjectOrigin;
 use crate::control::{ControlSocket, MetricsListener};
 use crate::device::journal::{self, Journal, Origin};
 use crate::io::port::PortQueue;
-use crate::io::readiness::Waker;
 use clock::Clock;
 use plan::DeviceRules;
 use ports::Devices;
@@ -66,13 +66,13 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let underlay = Underlay::open(&config, nonzero(usize::from(count))).context("underlay")?;
     let journal = if ephemeral { None } else { Some(open_journal(&config.state.dir)?) };
 
-    let (bell, news) = (Waker::new()?, crossbeam_channel::bounded(NEWS));
+    let (bell, news) = (Arc::new(Notify::new()), crossbeam_channel::bounded(NEWS));
     let fdb = Arc::new(Fdb::new(Settings::default()));
     let shared = Shared {
         topology: Arc::new(Topology::empty(underlay.local(), underlay.overlay_mtu())),
         fdb: Arc::clone(&fdb),
         clock,
-        newsroom: Newsroom::new(news.0, bell.clone()),
+        newsroom: Newsroom::new(news.0, Arc::clone(&bell)),
         closing: closing_thread()?,
         seed: seed(),
     };

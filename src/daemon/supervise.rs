@@ -1,15 +1,12 @@
 //! The control loop: one task that owns all state and takes commands, signals, news from the
 //! workers and the ticks of the clock, one after the other.
 
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use crossbeam_channel::Receiver;
 use switch::Event;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,7 +21,6 @@ use super::worker::News;
 use crate::control::{ControlSocket, MetricsListener, commands};
 use crate::device::netns;
 use crate::device::watch::{Fate, fate};
-use crate::io::readiness::Waker;
 
 /// How often the daemon looks after what nobody tells it: namespaces that vanish, entries that
 /// expire, an underlay that moves.
@@ -44,7 +40,7 @@ pub(super) struct Desk {
     /// What the workers have to say.
     pub(super) news: Receiver<News>,
     /// Rung after each of the news.
-    pub(super) bell: Waker,
+    pub(super) bell: Arc<Notify>,
 }
 
 /// Runs the loop until a signal ends it, then stops the workers.
@@ -84,13 +80,11 @@ async fn attend(
     daemon: &mut Daemon,
     inbox: &mut tokio::sync::mpsc::Receiver<crate::control::Command>,
     news: &Receiver<News>,
-    bell: &Waker,
+    bell: &Notify,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-    let watched = bell.as_fd().try_clone_to_owned().context("bell")?;
-    let watched = AsyncFd::register_with_interest(watched, Interest::READABLE).context("bell")?;
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut notifier = Notifier::new();
@@ -105,9 +99,7 @@ async fn attend(
                 Ok(report) => info!(changes = report.changes.len(), "reloaded"),
                 Err(refusal) => error!("reload refused: {refusal}"),
             },
-            ready = watched.readable() => {
-                ready.context("bell")?.clear_ready();
-                bell.drain();
+            () = bell.notified() => {
                 while let Ok(news) = news.try_recv() {
                     daemon.take(news)?;
                 }

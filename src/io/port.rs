@@ -304,3 +304,198 @@ impl<'a> Parts<'a> {
         self.slices.get(..self.len).unwrap_or(&self.slices)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::io::Write as _;
+
+    use encap::{Contiguous, Gso, Offload};
+    use etherparse::PacketBuilder;
+    use socket2::{Domain, Socket};
+
+    use super::*;
+
+    fn pair(offloads: PortOffloads) -> (PortQueue, Socket) {
+        let (near, far) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+        (PortQueue::adopt(near.into(), Arc::new(offloads)).unwrap(), far)
+    }
+
+    fn udp_frame(payload: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv6([1; 16], [2; 16], 64)
+            .udp(1000, 2000);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, payload).unwrap();
+        bytes
+    }
+
+    /// A UDP superframe with only the pseudo-header sum, and the datagrams that it stands for.
+    fn superframe(payload: usize, size: usize) -> (Vec<u8>, Offload, Vec<Vec<u8>>) {
+        let payload: Vec<u8> = (0..payload).map(|i| (i * 13 + i / 250) as u8).collect();
+        let mut bytes = udp_frame(&payload);
+        // Sixteen times 0x0101 and 0x0202 less carries, the length and the protocol.
+        let sum = 8 * 0x0101 + 8 * 0x0202 + payload.len() as u32 + 8 + 17;
+        let sum = (sum >> 16) + (sum & 0xffff);
+        bytes[60..62].copy_from_slice(&(sum as u16).to_be_bytes());
+        let segments: Vec<_> = payload.chunks(size).map(udp_frame).collect();
+        let gso = Gso {
+            kind: GsoKind::Udp,
+            size: size as u16,
+            segments: segments.len() as u16,
+            header_len: 62,
+        };
+        let checksum = Checksum::Partial { start: 54, offset: 6 };
+        (bytes, Offload { checksum, gso: Some(gso) }, segments)
+    }
+
+    fn received(far: &mut Socket) -> Vec<u8> {
+        let mut buffer = vec![0; READ_SIZE];
+        let len = far.read(&mut buffer).unwrap();
+        buffer.truncate(len);
+        buffer
+    }
+
+    fn empty(far: &mut Socket) -> bool {
+        far.set_nonblocking(true).unwrap();
+        far.read(&mut [0; 1]).is_err()
+    }
+
+    #[test]
+    fn a_device_with_offloads_gets_a_superframe_whole() {
+        let (queue, mut far) = pair(PortOffloads::new(true, true, true));
+        let (bytes, offload, segments) = superframe(20_000, 1200);
+        let written = queue.write(&Contiguous::new(&bytes, offload).frame());
+        let on_the_wire = segments.iter().map(|segment| segment.len() as u64).sum();
+        let expected = Written { frames: 17, bytes: on_the_wire, lost: 0, error: None };
+        assert_eq!(written, expected);
+        let read = received(&mut far);
+        // NEEDS_CSUM, UDP_L4, header length 62, size 1200, start 54, offset 6.
+        assert_eq!(read[..12], [1, 5, 62, 0, 0xb0, 0x04, 54, 0, 6, 0, 0, 0]);
+        assert!(read[12..] == bytes);
+        assert!(empty(&mut far));
+    }
+
+    #[test]
+    fn a_device_without_offloads_gets_the_frames_it_stands_for() {
+        let (bytes, offload, segments) = superframe(20_000, 1200);
+        let lacking = [(false, false, false), (true, false, false), (true, true, false)];
+        for (checksum, tso, uso) in lacking {
+            let (queue, mut far) = pair(PortOffloads::new(checksum, tso, uso));
+            let written = queue.write(&Contiguous::new(&bytes, offload).frame());
+            assert_eq!((written.frames, written.lost, written.error), (17, 0, None));
+            for segment in &segments {
+                let read = received(&mut far);
+                assert_eq!(read[..12], [0; 12]);
+                assert!(read[12..] == *segment);
+            }
+            assert!(empty(&mut far));
+        }
+    }
+
+    #[test]
+    fn an_unfinished_checksum_is_the_devices_or_finished_here() {
+        let (bytes, offload, segments) = superframe(300, 1200);
+        let frame = Contiguous::new(&bytes, Offload { gso: None, ..offload });
+        let (queue, mut far) = pair(PortOffloads::new(true, false, false));
+        assert_eq!(queue.write(&frame.frame()).frames, 1);
+        let read = received(&mut far);
+        assert_eq!(read[..12], [1, 0, 62, 0, 0, 0, 54, 0, 6, 0, 0, 0]);
+        assert_eq!(read[12..], bytes);
+        let (queue, mut far) = pair(PortOffloads::new(false, false, false));
+        assert_eq!(queue.write(&frame.frame()).frames, 1);
+        assert_eq!(received(&mut far), [&[0; 12], &segments[0][..]].concat());
+    }
+
+    #[test]
+    fn a_full_queue_costs_what_did_not_fit_and_a_closed_one_is_gone() {
+        let (queue, far) = pair(PortOffloads::default());
+        let (bytes, offload, segments) = superframe(20_000, 1200);
+        let frame = Contiguous::new(&bytes, offload);
+        let mut written = queue.write(&frame.frame());
+        let mut taken = written.frames;
+        while written.error.is_none() {
+            written = queue.write(&frame.frame());
+            taken += written.frames;
+        }
+        assert_eq!(written.error, Some(WriteError::Full));
+        assert_eq!(written.frames + written.lost, segments.len() as u64);
+        far.set_nonblocking(true).unwrap();
+        let mut buffer = vec![0; READ_SIZE];
+        assert_eq!(std::iter::from_fn(|| (&far).read(&mut buffer).ok()).count() as u64, taken);
+        drop(far);
+        assert_eq!(queue.write(&frame.frame()).error, Some(WriteError::Gone(libc::EPIPE)));
+        assert_eq!(queue.read(&mut buffer), ReadOutcome::Gone(0));
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_lost_and_nothing_is_written() {
+        let (queue, mut far) = pair(PortOffloads::default());
+        let (bytes, offload, _) = superframe(20_000, 1200);
+        let mut hostile = bytes;
+        hostile[12] = 0x99;
+        let written = queue.write(&Contiguous::new(&hostile, offload).frame());
+        assert_eq!((written.frames, written.lost), (0, 17));
+        assert_eq!(written.error, Some(WriteError::Malformed));
+        assert!(empty(&mut far));
+    }
+
+    #[test]
+    fn reading_tells_frames_from_what_is_none() {
+        let (queue, mut far) = pair(PortOffloads::default());
+        let mut buffer = vec![0; READ_SIZE];
+        assert_eq!(queue.read(&mut buffer), ReadOutcome::Again);
+        for (len, expected) in [
+            (VNET_LEN - 1, ReadOutcome::Runt),
+            (VNET_LEN, ReadOutcome::Frame(VNET_LEN)),
+            (READ_SIZE - 1, ReadOutcome::Frame(READ_SIZE - 1)),
+            (READ_SIZE, ReadOutcome::Truncated),
+            (READ_SIZE + 100, ReadOutcome::Truncated),
+        ] {
+            far.write_all(&vec![7; len]).unwrap();
+            assert_eq!(queue.read(&mut buffer), expected, "{len} bytes");
+            assert_eq!(queue.read(&mut buffer), ReadOutcome::Again);
+        }
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused_and_a_true_one_is_understood() {
+        let (queue, mut far) = pair(PortOffloads::default());
+        let (bytes, offload, _) = superframe(20_000, 1200);
+        let truth = VnetHeader::of(&Contiguous::new(&bytes, offload).frame());
+        let lies = [
+            ("no size", VnetHeader { gso_size: 0, ..truth }),
+            ("too many segments", VnetHeader { gso_size: 1, ..truth }),
+            ("TCP of IPv4", VnetHeader { gso_type: 1, ..truth }),
+            ("fragmentation", VnetHeader { gso_type: 3, ..truth }),
+            ("ECN alone", VnetHeader { gso_type: 0x80, ..truth }),
+            ("checksum behind the end", VnetHeader { csum_start: 65_000, ..truth }),
+            ("checksum over layer 3", VnetHeader { csum_start: 14, ..truth }),
+        ];
+        let mut buffer = vec![0; READ_SIZE];
+        let mut read = |header: VnetHeader| {
+            far.write_all(&[&header.encode()[..], &bytes].concat()).unwrap();
+            let ReadOutcome::Frame(len) = queue.read(&mut buffer) else { panic!("not read") };
+            let (raw, frame) = buffer[..len].split_first_chunk_mut().unwrap();
+            let len = frame.len();
+            VnetHeader::decode(raw).resolve(&mut frame[..HEAD_MAX], len)
+        };
+        for (name, lie) in lies {
+            assert!(read(lie).is_err(), "{name}");
+        }
+        assert_eq!(read(VnetHeader { hdr_len: 9, ..truth }), Ok(offload));
+    }
+
+    #[test]
+    fn only_refusals_in_a_row_take_superframes_away() {
+        let offloads = PortOffloads::new(true, true, true);
+        for _ in 0..3 {
+            (1..REFUSALS_MAX).for_each(|_| offloads.refused());
+            assert!(offloads.tso() && offloads.uso() && !offloads.revoked());
+            offloads.taken();
+        }
+        (0..REFUSALS_MAX).for_each(|_| offloads.refused());
+        assert!(offloads.revoked() && !offloads.tso() && !offloads.uso() && offloads.checksum());
+        assert!(!PortOffloads::new(false, true, true).tso(), "nothing without checksums");
+    }
+}

@@ -158,30 +158,16 @@ pub fn tun_get_dev_netns(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// The socket options that no library wraps; all of them hold one `int`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketOption {
-    /// `UDP_SEGMENT`: the size that every send is cut into; 0 for none.
-    UdpSegment,
-    /// `UDP_GRO`: a train of datagrams arrives in one buffer, its size in a control message.
-    UdpGro,
     /// `UDP_NO_CHECK6_TX`: send zero checksums over IPv6 (RFC 6935).
     NoCheck6Tx,
     /// `UDP_NO_CHECK6_RX`: accept zero checksums over IPv6 (RFC 6935).
     NoCheck6Rx,
     /// `SO_NO_CHECK`: send zero checksums over IPv4.
     NoCheck,
-    /// `SO_RXQ_OVFL`: report how many datagrams the full receive buffer cost.
-    ReceiveOverflow,
-    /// `SO_RCVBUFFORCE`: the receive buffer in bytes, beyond `net.core.rmem_max`.
-    ReceiveBufferForce,
-    /// `SO_SNDBUFFORCE`: the send buffer in bytes, beyond `net.core.wmem_max`.
-    SendBufferForce,
     /// `IP_MTU_DISCOVER`.
     MtuDiscover4,
     /// `IPV6_MTU_DISCOVER`.
     MtuDiscover6,
-    /// `IP_RECVERR`: ICMP errors are queued with the address they quote.
-    ReceiveErrors4,
-    /// `IPV6_RECVERR`.
-    ReceiveErrors6,
     /// `IP_MTU`: the path MTU of a connected socket; read only.
     PathMtu4,
     /// `IPV6_MTU`: the path MTU of a connected socket; read only.
@@ -195,18 +181,11 @@ pub const MTU_DISCOVER_PROBE: i32 = libc::IP_PMTUDISC_PROBE;
 impl SocketOption {
     const fn level_and_name(self) -> (i32, i32) {
         match self {
-            Self::UdpSegment => (libc::SOL_UDP, libc::UDP_SEGMENT),
-            Self::UdpGro => (libc::SOL_UDP, libc::UDP_GRO),
             Self::NoCheck6Tx => (libc::SOL_UDP, libc::UDP_NO_CHECK6_TX),
             Self::NoCheck6Rx => (libc::SOL_UDP, libc::UDP_NO_CHECK6_RX),
             Self::NoCheck => (libc::SOL_SOCKET, libc::SO_NO_CHECK),
-            Self::ReceiveOverflow => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
-            Self::ReceiveBufferForce => (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE),
-            Self::SendBufferForce => (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE),
             Self::MtuDiscover4 => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
             Self::MtuDiscover6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
-            Self::ReceiveErrors4 => (libc::IPPROTO_IP, libc::IP_RECVERR),
-            Self::ReceiveErrors6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
             Self::PathMtu4 => (libc::IPPROTO_IP, libc::IP_MTU),
             Self::PathMtu6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
         }

@@ -1,7 +1,7 @@
 //! Against the kernel's VXLAN device and bridge.
 
 use anyhow::{Context as _, Result};
-use lab::overlay::{Overlay, Plan, pod};
+use lab::overlay::{Overlay, Plan, Pod, pod};
 use lab::peer::kernel::{KernelOptions, KernelPeer};
 use lab::traffic::frames::{BROADCAST, Frames, assert_heard};
 
@@ -12,9 +12,15 @@ fn with_kernel(over_ipv6: bool, options: KernelOptions) -> Result<()> {
     let mut overlay = start(&plan)?;
     let kernel = peer(&overlay, over_ipv6, options)?;
     let ours = &overlay.pods[0][0];
-    exchange(ours, &kernel.pod, 5).context("to the kernel")?;
-    exchange(&kernel.pod, ours, 5).context("from the kernel")?;
+    both_ways(&overlay, ours, &kernel.pod)?;
     overlay.assert_sound()
+}
+
+fn both_ways(overlay: &Overlay, ours: &Pod, theirs: &Pod) -> Result<()> {
+    let drops = || format!("drops:\n{}", overlay.daemons[0].cli("drops").unwrap_or_default());
+    exchange(ours, theirs, 5).with_context(drops).context("to the kernel")?;
+    exchange(theirs, ours, 5).with_context(drops).context("from the kernel")?;
+    Ok(())
 }
 
 fn peer(overlay: &Overlay, over_ipv6: bool, options: KernelOptions) -> Result<KernelPeer> {
@@ -56,8 +62,7 @@ pub(crate) fn talks_across_cards_that_segment_and_checksum() -> Result<()> {
     }
     let kernel = peer(&overlay, false, KernelOptions { checksum: true, offloads: true })?;
     let ours = &overlay.pods[0][0];
-    exchange(ours, &kernel.pod, 5).context("to the kernel")?;
-    exchange(&kernel.pod, ours, 5).context("from the kernel")?;
+    both_ways(&overlay, ours, &kernel.pod)?;
     overlay.assert_sound()
 }
 

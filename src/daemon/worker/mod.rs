@@ -19,6 +19,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender};
 use fdb::{Fdb, PortId, VtepId};
 use switch::{Counters, Engine, Event, Topology};
+use tokio::sync::Notify;
 
 use super::clock::Clock;
 use crate::io::port::PortQueue;
@@ -97,19 +98,19 @@ pub(super) struct Handle {
 #[derive(Clone, Debug)]
 pub(super) struct Newsroom {
     news: Sender<News>,
-    bell: Waker,
+    bell: Arc<Notify>,
 }
 
 impl Newsroom {
     /// The sending end of `news`; `bell` is rung after each.
-    pub(super) const fn new(news: Sender<News>, bell: Waker) -> Self {
+    pub(super) const fn new(news: Sender<News>, bell: Arc<Notify>) -> Self {
         Self { news, bell }
     }
 
     /// Passes `news` on; when nobody has listened for long it is lost.
     fn tell(&self, news: News) -> bool {
         let told = self.news.try_send(news).is_ok();
-        self.bell.wake();
+        self.bell.notify_one();
         told
     }
 }

@@ -32,7 +32,7 @@ pub enum PeerErrorKind {
 /// An error, and the peer to which it belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerError {
-    /// Where the datagram was going.
+    /// Where the datagram was going. The port is zero when this host itself found it too long.
     pub peer: SocketAddr,
     /// What became of it.
     pub kind: PeerErrorKind,

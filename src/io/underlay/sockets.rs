@@ -11,6 +11,11 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{
+    Ipv4RecvErr, Ipv6RecvErr, RcvBufForce, RxqOvfl, SndBufForce, UdpGroSegment, UdpGsoSegment,
+};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockFilter, Socket, Type};
 
 use super::lock::{LockError, UnderlayLock};
@@ -111,6 +116,10 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+fn errno_at(step: &'static str) -> impl FnOnce(Errno) -> OpenError {
+    move |errno| OpenError::Io { step, source: errno.into() }
 }
 
 fn at(step: &'static str) -> impl FnOnce(io::Error) -> OpenError {
@@ -289,14 +298,17 @@ fn open_receiver(local: SocketAddr, gro: Wish) -> Result<(Socket, bool), OpenErr
         socket.set_recv_tclass_v6(true).map_err(at("IPV6_RECVTCLASS"))?;
         set(&socket, SocketOption::NoCheck6Rx, 1).map_err(at("UDP_NO_CHECK6_RX"))?;
     }
-    set(&socket, SocketOption::ReceiveOverflow, 1).map_err(at("SO_RXQ_OVFL"))?;
-    grow(&socket, SocketOption::ReceiveBufferForce, RECEIVE_BUFFER);
+    setsockopt(&socket, RxqOvfl, &1).map_err(errno_at("SO_RXQ_OVFL"))?;
+    if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        // Without the right to that, as near as the host allows; the kernel cuts it to its limit.
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    }
     let gro = match gro {
         Wish::Off => false,
-        Wish::Auto => set(&socket, SocketOption::UdpGro, 1).is_ok(),
+        Wish::Auto => setsockopt(&socket, UdpGroSegment, &true).is_ok(),
         Wish::On => {
             let missing = |_| OpenError::OffloadMissing("udp_gro", "this kernel has no UDP_GRO");
-            set(&socket, SocketOption::UdpGro, 1).map_err(missing)?;
+            setsockopt(&socket, UdpGroSegment, &true).map_err(missing)?;
             true
         }
     };
@@ -352,7 +364,7 @@ fn open_sender(
             socket.set_ttl_v4(HOPS).map_err(at("IP_TTL"))?;
             set(&socket, SocketOption::MtuDiscover4, sys::MTU_DISCOVER_PROBE)
                 .map_err(at("IP_MTU_DISCOVER"))?;
-            set(&socket, SocketOption::ReceiveErrors4, 1).map_err(at("IP_RECVERR"))?;
+            setsockopt(&socket, Ipv4RecvErr, &true).map_err(errno_at("IP_RECVERR"))?;
             socket.set_multicast_if_v4(&address).map_err(at("IP_MULTICAST_IF"))?;
             socket.set_multicast_ttl_v4(HOPS).map_err(at("IP_MULTICAST_TTL"))?;
             socket.set_multicast_loop_v4(false).map_err(at("IP_MULTICAST_LOOP"))?;
@@ -364,7 +376,7 @@ fn open_sender(
             socket.set_unicast_hops_v6(HOPS).map_err(at("IPV6_UNICAST_HOPS"))?;
             set(&socket, SocketOption::MtuDiscover6, sys::MTU_DISCOVER_PROBE)
                 .map_err(at("IPV6_MTU_DISCOVER"))?;
-            set(&socket, SocketOption::ReceiveErrors6, 1).map_err(at("IPV6_RECVERR"))?;
+            setsockopt(&socket, Ipv6RecvErr, &true).map_err(errno_at("IPV6_RECVERR"))?;
             socket.set_multicast_if_v6(interface.index).map_err(at("IPV6_MULTICAST_IF"))?;
             socket.set_multicast_hops_v6(HOPS).map_err(at("IPV6_MULTICAST_HOPS"))?;
             socket.set_multicast_loop_v6(false).map_err(at("IPV6_MULTICAST_LOOP"))?;
@@ -373,7 +385,9 @@ fn open_sender(
             }
         }
     }
-    grow(&socket, SocketOption::SendBufferForce, SEND_BUFFER);
+    if setsockopt(&socket, SndBufForce, &SEND_BUFFER).is_err() {
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
+    }
     let first = SOURCE_PORT_FIRST + bucket * PORTS_PER_BUCKET;
     let last = first + (PORTS_PER_BUCKET - 1);
     for port in first..=last {
@@ -399,7 +413,7 @@ fn segment_wished(config: &UnderlayConfig) -> Result<bool, OpenError> {
 
 /// Whether the kernel knows `UDP_SEGMENT`: size zero turns nothing on.
 fn probe_segment(config: &UnderlayConfig, send: &[Socket]) -> Result<bool, OpenError> {
-    let known = send.iter().all(|socket| set(socket, SocketOption::UdpSegment, 0).is_ok());
+    let known = send.iter().all(|socket| setsockopt(socket, UdpGsoSegment, &0).is_ok());
     if config.udp_gso == Wish::On && !known {
         return Err(OpenError::OffloadMissing("udp_gso", "this kernel has no UDP_SEGMENT"));
     }
@@ -408,17 +422,4 @@ fn probe_segment(config: &UnderlayConfig, send: &[Socket]) -> Result<bool, OpenE
 
 fn set(socket: &Socket, option: SocketOption, value: i32) -> io::Result<()> {
     sys::set_option(socket.as_fd(), option, value)
-}
-
-/// Sets a buffer to `size` bytes, or without the right to that as near as the host allows. What
-/// came of it is read back afterwards.
-fn grow(socket: &Socket, option: SocketOption, size: usize) {
-    let forced = i32::try_from(size).is_ok_and(|size| set(socket, option, size).is_ok());
-    if !forced {
-        // The kernel takes any size here and cuts it to its limit.
-        let _ = match option {
-            SocketOption::SendBufferForce => socket.set_send_buffer_size(size),
-            _ => socket.set_recv_buffer_size(size),
-        };
-    }
 }

@@ -32,25 +32,20 @@ pub trait Inner {
 /// nothing is held back longer than until [`Self::finish`].
 #[derive(Debug)]
 pub struct Decap<'a> {
-    merge: Merge,
-    current: Option<Current<'a>>,
-}
-
-#[derive(Debug)]
-struct Current<'a> {
-    origin: Origin,
-    wire: [u8; vxlan::HEADER_LEN],
     coalescer: Coalescer<'a>,
+    /// Where everything that the coalescer holds came from, and the header as it came.
+    current: Option<(Origin, [u8; vxlan::HEADER_LEN])>,
 }
 
 impl<'a> Decap<'a> {
-    /// Holds nothing; joins what `merge` allows.
+    /// Holds nothing; joins what `merge` allows. A batch has one, since it takes a while to make.
     #[must_use]
-    pub const fn new(merge: Merge) -> Self {
-        Self { merge, current: None }
+    pub fn new(merge: Merge) -> Self {
+        Self { coalescer: Coalescer::new(merge), current: None }
     }
 
-    /// Takes one message. One that is truncated is not to be used: it is left out.
+    /// Takes one message, its bytes trusted as far as `trust` says. One that is truncated is not
+    /// to be used: it is left out.
     pub fn take(&mut self, received: &Received<'a>, trust: Trust, inner: &mut impl Inner) {
         if received.truncated {
             return;
@@ -79,27 +74,135 @@ impl<'a> Decap<'a> {
             Err(error) => return inner.malformed(received.peer, error),
         };
         let Some(&wire) = datagram.first_chunk() else { return };
-        let continues = self.current.as_ref().is_some_and(|current| {
-            let origin = &current.origin;
-            current.wire == wire && origin.peer == received.peer && origin.tos == received.tos
-        });
-        if !continues {
+        let origin = Origin { peer: received.peer, tos: received.tos, header };
+        if self.current != Some((origin, wire)) {
             self.finish(inner);
+            self.current = Some((origin, wire));
         }
-        let current = self.current.get_or_insert_with(|| Current {
-            origin: Origin { peer: received.peer, tos: received.tos, header },
-            wire,
-            coalescer: Coalescer::new(self.merge),
-        });
-        let origin = current.origin;
-        current.coalescer.push(frame, trust, &mut |frame| inner.frame(&origin, frame));
+        self.coalescer.push(frame, trust, &mut |frame| inner.frame(&origin, frame));
     }
 
     /// Hands out everything that is held. To be called at the end of each batch.
     pub fn finish(&mut self, inner: &mut impl Inner) {
-        if let Some(mut current) = self.current.take() {
-            let origin = current.origin;
-            current.coalescer.finish(&mut |frame| inner.frame(&origin, frame));
+        if let Some((origin, _)) = self.current.take() {
+            self.coalescer.finish(&mut |frame| inner.frame(&origin, frame));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use encap::{Checksum, GsoKind};
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    const WIRE: [u8; 8] = [8, 0, 0, 0, 0, 0, 42, 0];
+
+    type Taken = (SocketAddr, u8, Vec<u8>, encap::Offload);
+
+    #[derive(Default)]
+    struct Collected(Vec<Taken>, Vec<DecapError>);
+
+    impl Inner for Collected {
+        fn frame(&mut self, origin: &Origin, frame: Frame<'_>) {
+            let body = frame.body.iter().flat_map(|slice| slice.iter());
+            let bytes = frame.head.iter().chain(body).copied().collect();
+            self.0.push((origin.peer, origin.tos, bytes, frame.offload));
+        }
+
+        fn malformed(&mut self, _: SocketAddr, error: DecapError) {
+            self.1.push(error);
+        }
+    }
+
+    fn tcp(sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv6([1; 16], [2; 16], 64)
+            .tcp(1000, 2000, sequence, 100)
+            .ack(5)
+            .write(&mut bytes, payload)
+            .unwrap();
+        bytes
+    }
+
+    fn message(bytes: &[u8], segment_size: Option<u16>) -> Received<'_> {
+        let peer = "192.0.2.2:50000".parse().unwrap();
+        Received { peer, bytes, segment_size, tos: 0, truncated: false }
+    }
+
+    fn decap(messages: &[Received<'_>]) -> Collected {
+        let mut collected = Collected::default();
+        let mut decap = Decap::new(Merge { tcp: true, udp: true, adopt: Some(1450) });
+        messages.iter().for_each(|one| decap.take(one, Trust::Verify, &mut collected));
+        decap.finish(&mut collected);
+        collected
+    }
+
+    fn train(range: std::ops::Range<u32>) -> Vec<u8> {
+        let segment = |i| [&WIRE[..], &tcp(i * 1000, &[i as u8; 1000])].concat();
+        range.flat_map(segment).collect()
+    }
+
+    #[test]
+    fn a_tcp_train_becomes_one_superframe_and_so_do_messages_in_a_row() {
+        let (first, second) = (train(0..10), train(10..13));
+        let size = Some(8 + 74 + 1000);
+        let collected = decap(&[message(&first, size), message(&second, size)]);
+        let [(.., bytes, offload)] = &collected.0[..] else { panic!("{:?}", collected.0.len()) };
+        let gso = offload.gso.unwrap();
+        assert_eq!((gso.kind, gso.size, gso.segments), (GsoKind::Tcp, 1000, 13));
+        let expected: Vec<u8> = (0..13_u8).flat_map(|i| [i; 1000]).collect();
+        assert!(bytes[74..] == expected);
+        assert!(matches!(offload.checksum, Checksum::Partial { start: 54, offset: 16 }));
+    }
+
+    #[test]
+    fn what_differs_in_origin_is_never_joined() {
+        let (first, second) = (train(0..1), train(1..2));
+        let here = message(&first, None);
+        let mut other_segment = second.clone();
+        other_segment[6] = 43;
+        for (name, next) in [
+            ("tos", Received { tos: 3, ..message(&second, None) }),
+            (
+                "peer",
+                Received { peer: "192.0.2.3:50000".parse().unwrap(), ..message(&second, None) },
+            ),
+            ("segment", message(&other_segment, None)),
+        ] {
+            assert_eq!(decap(&[here, next]).0.len(), 2, "{name}");
+        }
+        assert_eq!(decap(&[here, message(&second, None)]).0.len(), 1, "the same origin");
+    }
+
+    #[test]
+    fn a_superframe_of_a_kernel_peer_in_one_datagram_is_adopted() {
+        let payload: Vec<u8> = (0..20_000_u32).map(|i| (i % 251) as u8).collect();
+        let mut bytes = tcp(0, &payload);
+        let sum = 8 * 0x0101 + 8 * 0x0202 + payload.len() as u32 + 20 + 6;
+        let sum = (sum >> 16) + (sum & 0xffff);
+        bytes[70..72].copy_from_slice(&(sum as u16).to_be_bytes());
+        let datagram = [&WIRE[..], &bytes].concat();
+        let collected = decap(&[message(&datagram, None)]);
+        let [(.., taken, offload)] = &collected.0[..] else { panic!() };
+        assert!(*taken == bytes);
+        assert!(matches!(offload.checksum, Checksum::Partial { start: 54, offset: 16 }));
+        let gso = offload.gso.unwrap();
+        assert_eq!((gso.size, gso.segments), (1450 - 60, 15));
+    }
+
+    #[test]
+    fn a_bad_datagram_is_told_and_its_neighbours_are_taken() {
+        let mut bytes = train(0..3);
+        bytes[1082] = 0;
+        let collected = decap(&[message(&bytes, Some(1082))]);
+        assert_eq!(collected.0.len(), 2);
+        assert_eq!(collected.1, [DecapError::NoVni { flags: 0 }]);
+        let cut = Received { truncated: true, ..message(&bytes, Some(1082)) };
+        let collected = decap(&[cut, message(&[], None), message(&bytes[..9], Some(3))]);
+        assert!(collected.0.is_empty());
+        assert_eq!(collected.1, [0, 3, 3, 3].map(|len| DecapError::Truncated { len }));
     }
 }

@@ -83,5 +83,7 @@ fn attempt(case: Case, obstacle: Option<String>) -> Result<()> {
 }
 
 fn failed(error: anyhow::Error) -> Failed {
-    Failed::from(format!("{error:?}"))
+    // The chain of causes; a backtrace would only show this runner.
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    Failed::from(causes.join("\n  because: "))
 }
