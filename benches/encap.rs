@@ -1,5 +1,5 @@
 //! What the edge of the tunnel costs per frame and per superframe.
-#![expect(missing_docs, clippy::expect_used, reason = "a benchmark")]
+#![expect(clippy::expect_used, reason = "a benchmark")]
 
 use std::hint::black_box;
 

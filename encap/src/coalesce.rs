@@ -26,7 +26,8 @@ pub struct Merge {
     /// UDP runs: only when the output takes UDP superframes.
     pub udp: bool,
     /// With the overlay's MTU: frames that stay single are [adopted](adopt_partial) when their
-    /// checksum is only the pseudo-header sum.
+    /// checksum is only the pseudo-header sum. (A UDP superframe that [`Train`](crate::Train)
+    /// found needs its size, and is not for a coalescer.)
     pub adopt: Option<u16>,
 }
 
@@ -47,7 +48,8 @@ const CWR: u8 = 0x80;
 
 /// Takes inner frames in the order they came and hands out superframes and frames, in order
 /// within each flow. Frames of different segments, peers or outer ECN marks must not meet in one:
-/// call [`Self::finish`] in between. It borrows the frames until then and allocates nothing.
+/// call [`Self::finish`] in between. It borrows the frames and allocates nothing; it is some
+/// 4 KiB to set up, so make one for a whole batch of receives.
 #[derive(Debug)]
 pub struct Coalescer<'a> {
     merge: Merge,

@@ -108,14 +108,23 @@ impl<C: Cell> Table<C> {
         let mask = self.buckets.len() - 1;
         let first = hash as usize & mask;
         for step in 0..=mask {
-            for slot in &self.buckets[(first + step) & mask].0 {
-                let found = slot.key.get();
-                if found == key.raw() {
-                    return Some(slot);
-                }
-                if found == 0 {
-                    return None;
-                }
+            let slots = &self.buckets[(first + step) & mask].0;
+            // All four are compared before anything is decided: which of them it is could not be
+            // predicted, and a wrong guess costs more than the comparisons.
+            let keys =
+                [slots[0].key.get(), slots[1].key.get(), slots[2].key.get(), slots[3].key.get()];
+            let among = |wanted: u64| {
+                u32::from(keys[0] == wanted)
+                    | u32::from(keys[1] == wanted) << 1
+                    | u32::from(keys[2] == wanted) << 2
+                    | u32::from(keys[3] == wanted) << 3
+            };
+            let found = among(key.raw());
+            if found != 0 {
+                return Some(&slots[found.trailing_zeros() as usize % WAYS]);
+            }
+            if among(0) != 0 {
+                return None;
             }
         }
         None

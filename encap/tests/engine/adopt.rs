@@ -56,9 +56,15 @@ fn others_are_left_alone() {
         }
     }
     // A UDP checksum of zero is none, not an unfinished one.
-    let mut none = Spec::udp4(20).build();
+    let (mut none, _) = Spec::udp4(20).superframe(60_000);
+    let pseudo = u16::from_be_bytes([none[40], none[41]]);
+    // A source address with which the pseudo-header sum is zero as well.
+    let part = u16::from_be_bytes([none[26], none[27]]) + !pseudo;
+    none[26..28].copy_from_slice(&part.to_be_bytes());
     none[40..42].fill(0);
     assert_eq!(adopt_partial(&none, MTU, None), None);
+    none[40..42].fill(0xff);
+    assert!(adopt_partial(&none, MTU, None).is_some());
 }
 
 #[test]

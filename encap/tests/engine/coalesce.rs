@@ -293,20 +293,31 @@ fn padding_is_trimmed_before_merging_only() {
 
 #[test]
 fn a_run_ends_before_it_outgrows_a_packet() {
-    let spec = Spec::tcp4(65_535 - 52);
-    let mut frames = stream(&spec, 8000);
-    let next = Spec {
-        sequence: spec.sequence.wrapping_add(65_483),
-        identification: spec.identification.wrapping_add(9),
-        ..spec.clone()
-    };
-    assert_eq!(sizes(&coalesce(&frames)), [9]);
-    frames.pop();
-    frames.extend(stream(&next, 8000).into_iter().take(2));
-    let out = coalesce(&frames);
-    assert!(out.iter().all(|out| out.bytes.len() - 14 <= 65_535));
+    // 52 bytes of headers: 11 pieces of 5953 make a packet of 65535 bytes, 12 of 5457 one more.
+    for (size, count, want) in [(5953, 11, &[11][..]), (5457, 12, &[11, 1])] {
+        let base = Spec::tcp4(size);
+        let frames: Vec<_> = (0..count)
+            .map(|i| {
+                let sequence = base.sequence.wrapping_add(u32::from(i) * size as u32);
+                let identification = base.identification.wrapping_add(i);
+                Spec { sequence, identification, ..base.clone() }.build()
+            })
+            .collect();
+        assert_eq!(sizes(&coalesce(&frames)), want);
+    }
     let tiny = stream(&Spec::udp4(300), 3);
     assert_eq!(sizes(&coalesce(&tiny)), [64, 36]);
+}
+
+#[test]
+fn reserved_tcp_bits_must_agree() {
+    let mut frames = stream(&Spec::tcp4(300), 100);
+    // Accurate ECN's bit beside the data offset, its checksum mended.
+    frames[1][46] |= 1;
+    let check = u16::from_be_bytes([frames[1][50], frames[1][51]]);
+    let check = encap::checksum::update(check, 0x8010, 0x8110);
+    frames[1][50..52].copy_from_slice(&check.to_be_bytes());
+    assert_eq!(sizes(&coalesce(&frames)), [1, 1, 1]);
 }
 
 #[test]

@@ -196,8 +196,10 @@ fn g8_too_many_segments() {
     let udp = Spec::udp4(128 * 18);
     let (bytes, _) = udp.superframe(18);
     assert_eq!(resolve(header(&udp, 18), &bytes).unwrap().gso.unwrap().segments, 128);
-    let error = VnetError::TooManySegments { size: 17, payload: 128 * 18 };
-    assert_eq!(resolve(header(&udp, 17), &bytes), Err(error));
+    let more = Spec::udp4(128 * 18 + 1);
+    let (bytes, _) = more.superframe(18);
+    let error = VnetError::TooManySegments { size: 18, payload: 128 * 18 + 1 };
+    assert_eq!(resolve(header(&more, 18), &bytes), Err(error));
 }
 
 #[test]
