@@ -16,7 +16,8 @@ FUZZ_SECONDS ?= 60
 
 # Whole-daemon tests that need namespaces; all others run as anybody, anywhere.
 NETNS_TESTS := netns
-PLAIN_TESTS := $(filter-out $(NETNS_TESTS),$(basename $(notdir $(wildcard tests/*.rs))))
+PLAIN_TESTS := $(filter-out $(NETNS_TESTS),$(basename $(notdir $(wildcard tests/*.rs))) \
+  $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
 
 .PHONY: help demo test check lint bench fuzz install uninstall clean setup-build setup-test packaging-check doc
 
@@ -55,10 +56,10 @@ doc: ## API documentation of all crates
 bench: setup-build ## criterion benches (BENCH_ARGS="-- --test" runs each once)
 	$(CARGO) bench --workspace $(BENCH_ARGS)
 
-fuzz: setup-build ## each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
+fuzz: setup-build ## each fuzz target for FUZZ_SECONDS (needs cargo-fuzz, a nightly toolchain and g++)
 	@command -v cargo-fuzz >/dev/null || { echo "fuzz: cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
 	@for target in $$($(CARGO) +nightly fuzz list); do \
-	  $(CARGO) +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); done
+	  $(CARGO) +nightly fuzz run --features libfuzzer "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048; done
 
 install: ## the daemon, its unit, account, sysctl file and example config, under DESTDIR
 	$(CARGO) build --profile $(PROFILE) --bins
