@@ -21,6 +21,8 @@ mod ovs;
 mod peers;
 #[path = "netns/restart.rs"]
 mod restart;
+#[path = "netns/trunk.rs"]
+mod trunk;
 #[path = "netns/wire.rs"]
 mod wire;
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
             a_flush_forgets_and_traffic_teaches_again,
             idle_pods_cost_no_cpu,
         ]),
+        &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(kernel, needs KERNEL, [
             talks_with_udp_checksums,
             talks_without_udp_checksums,

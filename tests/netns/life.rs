@@ -118,8 +118,7 @@ pub(crate) fn a_namespace_may_come_after_the_daemon() -> Result<()> {
     ensure!(row(&overlay.daemons[0], "port list", "name", "pod1")?["state"] == "down");
     let pod = pod(&overlay.world, 1, 1)?;
     ensure!(pod.space.name() == late);
-    ping::until_answered(&overlay.pods[1][0].space, pod.hosts()[0], PATIENCE)
-        .or_else(|_| ping::until_answered(&overlay.pods[1][0].space, pod.hosts()[0], PATIENCE))?;
+    ping::until_answered(&overlay.pods[1][0].space, pod.hosts()[0], PATIENCE)?;
     overlay.assert_sound()
 }
 
