@@ -26,7 +26,7 @@ mod wire;
 
 const OVS: &[&str] = lab::peer::ovs::PROGRAMS;
 const KERNEL: &[&str] = &["ip", "bridge", "ethtool", "nsenter"];
-const CAPTURE: &[&str] = &["ip", "ethtool", "nsenter", "tcpdump", "tshark"];
+const CAPTURE: &[&str] = &["ip", "ethtool", "nsenter", "tshark"];
 const LAN: &[&str] = &["ip", "nsenter"];
 
 fn main() -> ExitCode {

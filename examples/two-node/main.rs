@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn wishes() -> Result<Wishes> {
-    let mut wishes = Wishes { keep: false, megabytes: 400 };
+    let mut wishes = Wishes { keep: false, megabytes: 800 };
     let mut words = env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -105,7 +105,8 @@ fn demo(wishes: &Wishes) -> Result<()> {
     for (name, daemon) in stage.daemons() {
         for command in ["fdb list", "port list", "peer list", "drops"] {
             println!("  {name}$ tapestry {command}");
-            show::indented(&daemon.cli(command)?);
+            let text = daemon.cli(command)?;
+            show::indented(if text.is_empty() { "(nothing)" } else { &text });
         }
     }
     for (_, daemon) in stage.daemons() {

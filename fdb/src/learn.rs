@@ -151,6 +151,7 @@ impl Fdb {
                 let frozen = found.word.with_frozen();
                 self.shards.put(key, frozen, found.node);
                 self.tally.damped.add(1);
+                ledger.note_damped();
                 return (Learn::Refused(Refusal::Damped), frozen);
             }
         };
@@ -166,6 +167,7 @@ impl Fdb {
         self.shards.put(key, word, found.node);
         segment.hot.bump();
         self.tally.moves.add(1);
+        ledger.note_move();
         (Learn::Moved { from }, word)
     }
 
@@ -177,6 +179,7 @@ impl Fdb {
         self.shards.kill(key);
         self.tally.release();
         self.tally.evicted.add(1);
+        ledger.note_eviction();
         true
     }
 

@@ -106,6 +106,21 @@ impl Ledger {
         self.counts
     }
 
+    /// Writes down that an entry made room for another.
+    pub(crate) const fn note_eviction(&mut self) {
+        self.counts.evicted += 1;
+    }
+
+    /// Writes down that a station moved.
+    pub(crate) const fn note_move(&mut self) {
+        self.counts.moves += 1;
+    }
+
+    /// Writes down that a station moved too often.
+    pub(crate) const fn note_damped(&mut self) {
+        self.counts.damped += 1;
+    }
+
     /// Learned entries of an owner.
     pub(crate) fn learned_of(&mut self, dest: Dest) -> u32 {
         self.len_of(dest, Origin::Learned)

@@ -171,6 +171,12 @@ pub struct Counts {
     pub fixed: u32,
     /// Set by a control plane.
     pub control: u32,
+    /// Learned entries that made room for others, so far.
+    pub evicted: u64,
+    /// Times that a station moved, so far.
+    pub moves: u64,
+    /// Times that a station moved too often and was held, so far.
+    pub damped: u64,
 }
 
 /// Events since the table was made.

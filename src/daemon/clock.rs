@@ -6,20 +6,20 @@ use fdb::Tick;
 
 /// Reads the monotonic clock. Copies share their origin.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub struct Clock {
     origin: Instant,
 }
 
 impl Clock {
     /// A clock that begins at zero.
     #[must_use]
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self { origin: Instant::now() }
     }
 
     /// Milliseconds since the start.
     #[must_use]
-    pub(crate) fn tick(&self) -> Tick {
+    pub fn tick(&self) -> Tick {
         Tick(u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -4,7 +4,7 @@
 //! [`run`] starts things in the order in which they may fail cheaply: configuration, control
 //! socket, underlay, workers, ports. From then on one loop ([`supervise`]) owns all state.
 
-pub(crate) mod clock;
+pub mod clock;
 mod commands;
 mod notify;
 mod plan;
@@ -15,7 +15,7 @@ mod state;
 mod supervise;
 mod teardown;
 mod underlay;
-mod worker;
+pub mod worker;
 
 use std::num::NonZeroUsize;
 use std::path::Path;

@@ -146,12 +146,18 @@ pub(super) fn underlay(
         Toggle::On => Wish::On,
         Toggle::Off => Wish::Off,
     };
+    let defaults = UnderlayConfig::new(address, config.underlay.port);
+    let bytes = |set: Option<u32>, default| {
+        set.and_then(|set| usize::try_from(set).ok()).unwrap_or(default)
+    };
     UnderlayConfig {
+        receive_buffer: bytes(config.underlay.rcvbuf, defaults.receive_buffer),
+        send_buffer: bytes(config.underlay.sndbuf, defaults.send_buffer),
         udp_checksum: config.underlay.udp_checksum,
         workers,
         udp_gso: wish(config.offload.udp_gso),
         udp_gro: wish(config.offload.udp_gro),
-        ..UnderlayConfig::new(address, config.underlay.port)
+        ..defaults
     }
 }
 

@@ -123,9 +123,9 @@ impl Daemon {
                 learned: u64::from(counts.learned),
                 fixed: u64::from(counts.fixed),
                 control: u64::from(counts.control),
-                evictions: 0,
-                moves: 0,
-                damped: 0,
+                evictions: counts.evicted,
+                moves: counts.moves,
+                damped: counts.damped,
             },
             origin: ObjectOrigin::Config,
         }

@@ -133,7 +133,6 @@ impl Daemon {
                 debug!(segment = self.segment_name(segment), %mac, from, to, "station moved");
             }
             News::Event(Event::Damped { segment, mac }) => {
-                // The engine tells this once per freeze and station, at most.
                 debug!(segment = self.segment_name(segment), %mac, "station moves too often");
             }
             News::PathMtu(id, mtu) => {

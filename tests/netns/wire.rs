@@ -17,7 +17,7 @@ fn captured(over_ipv6: bool) -> Result<(Overlay, Captured)> {
         // Before the card merges anything: the capture then has what a cable would have.
         node.space.offloads(UNDERLAY, "gro off")?;
     }
-    let capture = Capture::start(&overlay.nodes[1].space, UNDERLAY, "udp port 4789")?;
+    let capture = Capture::start(&overlay.nodes[1].space, UNDERLAY)?;
     let (a, b) = (&overlay.pods[0][0], &overlay.pods[1][0]);
     for host in b.hosts() {
         ping::ping(&a.space, host, 3, 56)?;
@@ -158,7 +158,7 @@ fn ports_follow_flows(wire: &Captured) -> Result<()> {
 
 pub(crate) fn congestion_marks_are_copied_out_and_in() -> Result<()> {
     let mut overlay = start(&Plan::default())?;
-    let capture = Capture::start(&overlay.nodes[1].space, UNDERLAY, "udp port 4789")?;
+    let capture = Capture::start(&overlay.nodes[1].space, UNDERLAY)?;
     let (a, b) = (&overlay.pods[0][0], &overlay.pods[1][0]);
     let far = b.space.run(|| std::net::UdpSocket::bind((b.v4.addr(), 0)))??;
     let target = far.local_addr()?;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
-use fdb::{Fdb, PortId, VtepId};
+use fdb::{Fdb, PortId, Tick, VtepId};
 use switch::{Counters, Engine, Event, Topology};
 use tokio::sync::Notify;
 
@@ -26,11 +26,11 @@ use crate::io::port::PortQueue;
 use crate::io::readiness::{Interest, Readiness, Waker};
 use crate::io::underlay::{ReceiveSocket, UnderlaySockets};
 
-pub(super) use stats::Stats;
+pub use stats::Stats;
 
 /// What the control side tells a worker. Taken between two turns.
 #[derive(Debug)]
-pub(super) enum Order {
+pub enum Order {
     /// Forward by this snapshot.
     Topology(Arc<Topology>),
     /// Serve this queue.
@@ -45,31 +45,31 @@ pub(super) enum Order {
 
 /// A worker's share of the underlay.
 #[derive(Debug)]
-pub(super) struct UnderlayEnd {
+pub struct UnderlayEnd {
     /// The sockets of the VTEP address.
-    pub(super) sockets: Arc<UnderlaySockets>,
+    pub sockets: Arc<UnderlaySockets>,
     /// Sockets of multicast groups: one worker has them all.
-    pub(super) groups: Vec<ReceiveSocket>,
+    pub groups: Vec<ReceiveSocket>,
     /// Whether this worker takes the send sockets' errors.
-    pub(super) takes_errors: bool,
+    pub takes_errors: bool,
     /// How headers are made.
-    pub(super) outer: OuterRules,
+    pub outer: OuterRules,
 }
 
 /// How outer headers follow from inner ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OuterRules {
+pub struct OuterRules {
     /// The DSCP of outer headers; `None`: that of the inner header.
-    pub(super) dscp: Option<u8>,
+    pub dscp: Option<u8>,
     /// Bytes between an overlay MTU and the path MTU that it needs.
-    pub(super) overhead: u16,
+    pub overhead: u16,
     /// The smallest overlay MTU that an error message from the path can bring about.
-    pub(super) mtu_floor: u16,
+    pub mtu_floor: u16,
 }
 
 /// What a worker tells the control side.
 #[derive(Debug)]
-pub(super) enum News {
+pub enum News {
     /// The port's device is gone, with the error number that said so.
     PortGone(PortId, i32),
     /// Something that the engine noticed.
@@ -82,13 +82,13 @@ pub(super) enum News {
 
 /// The control side's end of a worker.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub struct Handle {
     /// The worker's number.
-    pub(super) id: u32,
+    pub id: u32,
     /// What it counts.
-    pub(super) counters: Arc<Counters>,
+    pub counters: Arc<Counters>,
     /// How it fares.
-    pub(super) stats: Arc<Stats>,
+    pub stats: Arc<Stats>,
     orders: Sender<Order>,
     waker: Waker,
     thread: Option<thread::JoinHandle<()>>,
@@ -96,14 +96,14 @@ pub(super) struct Handle {
 
 /// Where news goes: a bounded channel, and the bell that says that something is in it.
 #[derive(Clone, Debug)]
-pub(super) struct Newsroom {
+pub struct Newsroom {
     news: Sender<News>,
     bell: Arc<Notify>,
 }
 
 impl Newsroom {
     /// The sending end of `news`; `bell` is rung after each.
-    pub(super) const fn new(news: Sender<News>, bell: Arc<Notify>) -> Self {
+    pub const fn new(news: Sender<News>, bell: Arc<Notify>) -> Self {
         Self { news, bell }
     }
 
@@ -117,19 +117,19 @@ impl Newsroom {
 
 /// What all workers of a daemon share.
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
+pub struct Shared {
     /// The topology to begin with.
-    pub(super) topology: Arc<Topology>,
+    pub topology: Arc<Topology>,
     /// The table.
-    pub(super) fdb: Arc<Fdb>,
+    pub fdb: Arc<Fdb>,
     /// The clock.
-    pub(super) clock: Clock,
+    pub clock: Clock,
     /// Where news goes.
-    pub(super) newsroom: Newsroom,
+    pub newsroom: Newsroom,
     /// Where queues go to be closed, which takes the kernel milliseconds.
-    pub(super) closing: Sender<PortQueue>,
+    pub closing: Sender<PortQueue>,
     /// Feeds the flow hash.
-    pub(super) seed: u64,
+    pub seed: u64,
 }
 
 impl Handle {
@@ -137,7 +137,7 @@ impl Handle {
     ///
     /// # Errors
     /// When there is no epoll instance, eventfd or thread to be had.
-    pub(super) fn start(id: u32, shared: Shared) -> io::Result<Self> {
+    pub fn start(id: u32, shared: Shared) -> io::Result<Self> {
         let (orders, inbox) = crossbeam_channel::unbounded();
         let counters = Arc::new(Counters::default());
         let stats = Arc::new(Stats::default());
@@ -163,6 +163,7 @@ impl Handle {
             ports: ports::Ports::default(),
             underlay: None,
             destinations: Vec::new(),
+            reported: Tick(0),
         };
         let thread =
             thread::Builder::new().name(format!("worker-{id}")).spawn(move || worker.run())?;
@@ -170,7 +171,7 @@ impl Handle {
     }
 
     /// Tells the worker something.
-    pub(super) fn order(&self, order: Order) {
+    pub fn order(&self, order: Order) {
         // A worker that is gone has said so; whoever reads that ends the daemon.
         if self.orders.send(order).is_ok() {
             self.waker.wake();
@@ -178,12 +179,12 @@ impl Handle {
     }
 
     /// Makes the worker turn once, so that its progress shows.
-    pub(super) fn nudge(&self) {
+    pub fn nudge(&self) {
         self.waker.wake();
     }
 
     /// Ends the worker and waits for it.
-    pub(super) fn stop(mut self) {
+    pub fn stop(mut self) {
         self.order(Order::Stop);
         if let Some(thread) = self.thread.take() {
             // A worker that panicked has taken the process down already.
@@ -206,4 +207,6 @@ struct Worker {
     ports: ports::Ports,
     underlay: Option<underlay::Underlay>,
     destinations: Vec<crate::io::underlay::Destination>,
+    /// When the engine's events were last passed on.
+    reported: Tick,
 }

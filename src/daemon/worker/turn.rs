@@ -18,6 +18,9 @@ use crate::io::readiness::{Event, Events, Interest, Token};
 const BUDGET: u32 = 64;
 const SUPERFRAME: u32 = 8;
 
+/// Milliseconds between two reports of what the engine noticed.
+const REPORT_MS: u64 = 100;
+
 /// The token of the worker's own bell.
 pub(super) const WAKER: Token = Kind::Waker.token(0);
 
@@ -88,7 +91,7 @@ impl Worker {
             if let Some(underlay) = &mut self.underlay {
                 flush(&counters, &mut underlay.tx);
             }
-            self.report();
+            self.report(now);
             self.stats.turns.add(1);
             if ordered && !self.obey() {
                 return;
@@ -255,7 +258,13 @@ impl Worker {
         drop(self.closing.try_send(queue));
     }
 
-    fn report(&mut self) {
+    /// Passes on what the engine noticed, at most so often: a station that flaps would otherwise
+    /// keep the control side as busy as the worker. What waits is bounded, and happens again.
+    fn report(&mut self, now: Tick) {
+        if now.since(self.reported) < REPORT_MS {
+            return;
+        }
+        self.reported = now;
         let Self { engine, newsroom, stats, .. } = self;
         for event in engine.take_events() {
             if !newsroom.tell(News::Event(event)) {

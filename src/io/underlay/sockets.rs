@@ -57,6 +57,10 @@ pub struct UnderlayConfig {
     pub udp_gso: Wish,
     /// `UDP_GRO`.
     pub udp_gro: Wish,
+    /// Bytes of each receive socket's buffer, as far as the host allows.
+    pub receive_buffer: usize,
+    /// Bytes of each send socket's buffer, as far as the host allows.
+    pub send_buffer: usize,
 }
 
 impl UnderlayConfig {
@@ -70,6 +74,8 @@ impl UnderlayConfig {
             workers: NonZeroUsize::MIN,
             udp_gso: Wish::Auto,
             udp_gro: Wish::Auto,
+            receive_buffer: RECEIVE_BUFFER,
+            send_buffer: SEND_BUFFER,
         }
     }
 }
@@ -162,6 +168,7 @@ pub struct UnderlaySockets {
     receive: Vec<ReceiveSocket>,
     send: Vec<Socket>,
     source_ports: [u16; BUCKETS],
+    receive_buffer: usize,
     offloads: Offloads,
     _lock: UnderlayLock,
 }
@@ -207,7 +214,16 @@ impl UnderlaySockets {
         );
         let local =
             receive.first().map_or(SocketAddr::new(address, config.port), |first| first.local);
-        Ok(Self { local, interface, receive, send, source_ports, offloads, _lock: lock })
+        Ok(Self {
+            local,
+            interface,
+            receive,
+            send,
+            source_ports,
+            receive_buffer: config.receive_buffer,
+            offloads,
+            _lock: lock,
+        })
     }
 
     /// This VTEP's address and VXLAN port.
@@ -260,8 +276,8 @@ impl UnderlaySockets {
             return Err(OpenError::NoGroup(group));
         }
         let local = SocketAddr::new(group, self.local.port());
-        let (socket, _) =
-            open_receiver(local, if self.offloads.udp_gro { Wish::On } else { Wish::Off })?;
+        let gro = if self.offloads.udp_gro { Wish::On } else { Wish::Off };
+        let (socket, _) = open_receiver(local, gro, self.receive_buffer)?;
         bind(&socket, local)?;
         match group {
             IpAddr::V4(v4) => {
@@ -290,7 +306,7 @@ fn new_socket(address: IpAddr) -> Result<Socket, OpenError> {
 }
 
 /// An unbound receive socket, and whether it has `UDP_GRO`.
-fn open_receiver(local: SocketAddr, gro: Wish) -> Result<(Socket, bool), OpenError> {
+fn open_receiver(local: SocketAddr, gro: Wish, buffer: usize) -> Result<(Socket, bool), OpenError> {
     let socket = new_socket(local.ip())?;
     if local.is_ipv4() {
         socket.set_recv_tos_v4(true).map_err(at("IP_RECVTOS"))?;
@@ -299,9 +315,9 @@ fn open_receiver(local: SocketAddr, gro: Wish) -> Result<(Socket, bool), OpenErr
         set(&socket, SocketOption::NoCheck6Rx, 1).map_err(at("UDP_NO_CHECK6_RX"))?;
     }
     setsockopt(&socket, RxqOvfl, &1).map_err(errno_at("SO_RXQ_OVFL"))?;
-    if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+    if setsockopt(&socket, RcvBufForce, &buffer).is_err() {
         // Without the right to that, as near as the host allows; the kernel cuts it to its limit.
-        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+        let _ = socket.set_recv_buffer_size(buffer);
     }
     let gro = match gro {
         Wish::Off => false,
@@ -324,7 +340,7 @@ fn open_receive_group(config: &UnderlayConfig) -> Result<(Vec<ReceiveSocket>, bo
     let mut group: Vec<ReceiveSocket> = Vec::with_capacity(config.workers.get());
     let mut all_gro = true;
     for worker in 0..config.workers.get() {
-        let (socket, gro) = open_receiver(local, config.udp_gro)?;
+        let (socket, gro) = open_receiver(local, config.udp_gro, config.receive_buffer)?;
         all_gro &= gro;
         if let (1, Some(first)) = (worker, group.first()) {
             first.socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
@@ -385,8 +401,8 @@ fn open_sender(
             }
         }
     }
-    if setsockopt(&socket, SndBufForce, &SEND_BUFFER).is_err() {
-        let _ = socket.set_send_buffer_size(SEND_BUFFER);
+    if setsockopt(&socket, SndBufForce, &config.send_buffer).is_err() {
+        let _ = socket.set_send_buffer_size(config.send_buffer);
     }
     let first = SOURCE_PORT_FIRST + bucket * PORTS_PER_BUCKET;
     let last = first + (PORTS_PER_BUCKET - 1);

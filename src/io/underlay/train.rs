@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use encap::vxlan::{self, DecapError, Header};
-use encap::{Coalescer, Frame, Merge, Trust};
+use encap::{Coalescer, Contiguous, Frame, Merge, Train, Trust, adopt_partial};
 
 use super::rx::Received;
 
@@ -33,6 +33,8 @@ pub trait Inner {
 #[derive(Debug)]
 pub struct Decap<'a> {
     coalescer: Coalescer<'a>,
+    /// The overlay's MTU, when frames with unfinished checksums are adopted.
+    adopt: Option<u16>,
     /// Where everything that the coalescer holds came from, and the header as it came.
     current: Option<(Origin, [u8; vxlan::HEADER_LEN])>,
 }
@@ -41,7 +43,7 @@ impl<'a> Decap<'a> {
     /// Holds nothing; joins what `merge` allows. A batch has one, since it takes a while to make.
     #[must_use]
     pub fn new(merge: Merge) -> Self {
-        Self { coalescer: Coalescer::new(merge), current: None }
+        Self { coalescer: Coalescer::new(merge), adopt: merge.adopt, current: None }
     }
 
     /// Takes one message, its bytes trusted as far as `trust` says. One that is truncated is not
@@ -50,15 +52,13 @@ impl<'a> Decap<'a> {
         if received.truncated {
             return;
         }
-        let size = received.segment_size.map_or(usize::MAX, usize::from).max(1);
-        let mut rest = received.bytes;
-        loop {
-            let (datagram, behind) = rest.split_at_checked(size).unwrap_or((rest, &[]));
-            self.datagram(received, datagram, trust, inner);
-            if behind.is_empty() {
-                return;
-            }
-            rest = behind;
+        if received.bytes.is_empty() {
+            return self.datagram(received, &[], trust, inner);
+        }
+        let train = Train::new(received.bytes, received.segment_size);
+        match train.inner_udp_size() {
+            Some(size) => self.superframe(received, size, trust, inner),
+            None => train.for_each(|datagram| self.datagram(received, datagram, trust, inner)),
         }
     }
 
@@ -69,17 +69,52 @@ impl<'a> Decap<'a> {
         trust: Trust,
         inner: &mut impl Inner,
     ) {
+        if let Some((origin, frame)) = self.split(received, datagram, inner) {
+            self.coalescer.push(frame, trust, &mut |frame| inner.frame(&origin, frame));
+        }
+    }
+
+    /// One datagram that holds a whole UDP superframe, as a kernel peer sends it across veth: what
+    /// is not finished about it is known, so there is nothing to join.
+    fn superframe(
+        &mut self,
+        received: &Received<'a>,
+        size: u16,
+        trust: Trust,
+        inner: &mut impl Inner,
+    ) {
+        let Some((origin, frame)) = self.split(received, received.bytes, inner) else { return };
+        let adopted = self.adopt.and_then(|mtu| adopt_partial(frame, mtu, Some(size)));
+        match adopted {
+            Some(offload) => {
+                self.coalescer.finish(&mut |frame| inner.frame(&origin, frame));
+                inner.frame(&origin, Contiguous::new(frame, offload).frame());
+            }
+            None => self.coalescer.push(frame, trust, &mut |frame| inner.frame(&origin, frame)),
+        }
+    }
+
+    /// Takes the VXLAN header off. What is held goes out first when it came from elsewhere.
+    fn split(
+        &mut self,
+        received: &Received<'a>,
+        datagram: &'a [u8],
+        inner: &mut impl Inner,
+    ) -> Option<(Origin, &'a [u8])> {
         let (header, frame) = match vxlan::split(datagram) {
             Ok(parts) => parts,
-            Err(error) => return inner.malformed(received.peer, error),
+            Err(error) => {
+                inner.malformed(received.peer, error);
+                return None;
+            }
         };
-        let Some(&wire) = datagram.first_chunk() else { return };
+        let wire = *datagram.first_chunk()?;
         let origin = Origin { peer: received.peer, tos: received.tos, header };
         if self.current != Some((origin, wire)) {
             self.finish(inner);
             self.current = Some((origin, wire));
         }
-        self.coalescer.push(frame, trust, &mut |frame| inner.frame(&origin, frame));
+        Some((origin, frame))
     }
 
     /// Hands out everything that is held. To be called at the end of each batch.
@@ -204,5 +239,27 @@ mod tests {
         let collected = decap(&[cut, message(&[], None), message(&bytes[..9], Some(3))]);
         assert!(collected.0.is_empty());
         assert_eq!(collected.1, [0, 3, 3, 3].map(|len| DecapError::Truncated { len }));
+    }
+
+    #[test]
+    fn a_kernel_peers_udp_superframe_is_one_unit() {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .udp(1000, 2000)
+            .write(&mut frame, &[7; 4000])
+            .unwrap();
+        // The kernel leaves the pseudo-header sum: addresses, protocol and length.
+        let words = [0x0a00_u32, 1, 0x0a00, 2, 17, 4008];
+        let sum: u32 = words.iter().sum();
+        frame[40..42].copy_from_slice(&u16::try_from(sum).unwrap().to_be_bytes());
+        let bytes = [&WIRE[..], &frame].concat();
+        let Collected(taken, errors) = decap(&[message(&bytes, Some(400))]);
+        assert!(errors.is_empty());
+        let [(_, _, got, offload)] = &taken[..] else { panic!("{} units", taken.len()) };
+        assert_eq!(*got, frame);
+        let gso = offload.gso.unwrap();
+        assert_eq!((gso.kind, gso.size, gso.segments), (GsoKind::Udp, 400, 10));
+        assert_eq!(offload.checksum, Checksum::Partial { start: 34, offset: 6 });
     }
 }

@@ -1,63 +1,79 @@
-//! What is on the wire, as tcpdump writes it and tshark reads it: nothing of ours judges our bytes.
+//! What is on the wire, kept as a pcap file that tshark reads: nothing of ours judges our bytes.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
-use nix::sys::signal::Signal;
+use anyhow::{Result, anyhow};
 use tempfile::TempDir;
 
-use crate::tool::{self, Background, eventually};
+use crate::tool;
+use crate::traffic::frames::Frames;
 use crate::world::Space;
+
+/// The longest frame that is kept, in bytes: a superframe and its headers.
+const SNAP_LEN: u32 = 262_144;
 
 /// A capture that runs.
 #[derive(Debug)]
 pub struct Capture {
-    tcpdump: Background,
+    stop: Arc<AtomicBool>,
+    writer: JoinHandle<Result<()>>,
     file: PathBuf,
     dir: TempDir,
 }
 
 impl Capture {
-    /// Starts to write what a filter lets through, both directions; returns once it listens.
+    /// Starts to keep what passes a device, in both directions.
     ///
     /// # Errors
     ///
-    /// If tcpdump does not start.
-    pub fn start(space: &Space, device: &str, filter: &str) -> Result<Self> {
+    /// If there is no such device, or the user may not.
+    pub fn start(space: &Space, device: &str) -> Result<Self> {
         let dir = TempDir::with_prefix("capture-")?;
         let file = dir.path().join("wire.pcap");
-        let mut command = tool::command("tcpdump");
-        command.args([
-            "--immediate-mode",
-            "-U",
-            "-n",
-            "-B",
-            "8192",
-            "-Z",
-            "root",
-            "-i",
-            device,
-            "-w",
-        ]);
-        command.arg(&file).arg(filter);
-        let tcpdump = space.run(|| Background::start(&mut command, dir.path(), "tcpdump"))??;
-        eventually(Duration::from_secs(10), "tcpdump listens", || {
-            Ok(tcpdump.said().contains("listening on"))
-        })
-        .with_context(|| tcpdump.said())?;
-        Ok(Self { tcpdump, file, dir })
+        let frames = Frames::open(space, device)?;
+        let (stop, out) = (Arc::new(AtomicBool::new(false)), BufWriter::new(File::create(&file)?));
+        let flag = Arc::clone(&stop);
+        let writer = thread::spawn(move || write(&frames, out, &flag));
+        Ok(Self { stop, writer, file, dir })
     }
 
-    /// Ends the capture. What was on the wire before this call is in the file.
+    /// Ends the capture, once there is a tenth of a second without a frame. What was on the wire
+    /// before this call is in the file.
     ///
     /// # Errors
     ///
-    /// If tcpdump does not end.
-    pub fn stop(mut self) -> Result<Captured> {
-        self.tcpdump.signal(Signal::SIGINT)?;
-        self.tcpdump.wait(Duration::from_secs(10))?;
+    /// If the file could not be written.
+    pub fn stop(self) -> Result<Captured> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writer.join().map_err(|_| anyhow!("the capture panicked"))??;
         Ok(Captured { file: self.file, _dir: self.dir })
+    }
+}
+
+/// The classic pcap format (draft-ietf-opsawg-pcap), link type Ethernet.
+fn write(frames: &Frames, mut out: BufWriter<File>, stop: &AtomicBool) -> Result<()> {
+    for word in [0xa1b2_c3d4, 2 | 4 << 16, 0, 0, SNAP_LEN, 1_u32] {
+        out.write_all(&word.to_ne_bytes())?;
+    }
+    loop {
+        let Some(frame) = frames.next()? else {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(out.flush()?);
+            }
+            continue;
+        };
+        let time = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let length = u32::try_from(frame.len())?;
+        for word in [u32::try_from(time.as_secs())?, time.subsec_micros(), length, length] {
+            out.write_all(&word.to_ne_bytes())?;
+        }
+        out.write_all(&frame)?;
     }
 }
 
