@@ -41,7 +41,7 @@ check: setup-build ## the quick loop: format, clippy, and the tests that need no
 lint: setup-build packaging-check ## format, clippy, documentation, shell scripts, the unit file, dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	@if command -v shellcheck >/dev/null; then shellcheck .ci/run tests/setup tests/systemd/run tests/systemd/proof packaging/verify; \
 	else echo "lint: shellcheck is not installed, scripts are not checked"; fi
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
@@ -59,7 +59,9 @@ bench: setup-build ## criterion benches (BENCH_ARGS="-- --test" runs each once)
 fuzz: setup-build ## each fuzz target for FUZZ_SECONDS (needs cargo-fuzz, a nightly toolchain and g++)
 	@command -v cargo-fuzz >/dev/null || { echo "fuzz: cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
 	@for target in $$($(CARGO) +nightly fuzz list); do \
-	  $(CARGO) +nightly fuzz run --features libfuzzer "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048; done
+	  mkdir -p fuzz/target/corpus/$$target; \
+	  $(CARGO) +nightly fuzz run --features libfuzzer "$$target" fuzz/target/corpus/$$target fuzz/corpus/$$target \
+	    -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048; done
 
 install: ## the daemon, its unit, account, sysctl file and example config, under DESTDIR
 	$(CARGO) build --profile $(PROFILE) --bins

@@ -1,6 +1,6 @@
 //! What the engine costs per frame: in memory, with a sink that only counts. A superframe counts as
 //! many elements as it has segments, a flood as one.
-#![expect(missing_docs, clippy::expect_used, reason = "a benchmark")]
+#![expect(clippy::expect_used, reason = "a benchmark")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

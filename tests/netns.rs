@@ -21,6 +21,8 @@ mod ovs;
 mod peers;
 #[path = "netns/restart.rs"]
 mod restart;
+#[path = "netns/settings.rs"]
+mod settings;
 #[path = "netns/trunk.rs"]
 mod trunk;
 #[path = "netns/wire.rs"]
@@ -44,6 +46,17 @@ fn main() -> ExitCode {
             idle_pods_cost_no_cpu,
         ]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
+        &cases!(settings, needs LAN, [
+            two_workers_and_queues,
+            zero_outer_checksums,
+            no_offload_at_all,
+            offloads_on_one_side_only,
+            flooding_by_multicast,
+            a_trunk_meets_an_access_port,
+            a_guest_learns_that_the_tunnel_is_narrower,
+            ports_follow_the_underlays_mtu,
+            the_vtep_follows_its_interface,
+        ]),
         &cases!(kernel, needs KERNEL, [
             talks_with_udp_checksums,
             talks_without_udp_checksums,

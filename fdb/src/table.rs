@@ -58,6 +58,31 @@ struct Slot<C> {
 #[repr(align(64))]
 struct Bucket<C>([Slot<C>; WAYS]);
 
+/// Neither the key nor a free slot is here: the next bucket may have it.
+struct Overflowed;
+
+impl<C: Cell> Bucket<C> {
+    /// The slot of a key, or that it has none in the table.
+    #[inline]
+    fn find(&self, key: Key) -> Result<Option<&Slot<C>>, Overflowed> {
+        // All four are compared before anything is decided: which of them it is could not be
+        // predicted, and a wrong guess costs more than the comparisons.
+        let keys =
+            [self.0[0].key.get(), self.0[1].key.get(), self.0[2].key.get(), self.0[3].key.get()];
+        let among = |wanted: u64| {
+            usize::from(keys[0] == wanted)
+                | usize::from(keys[1] == wanted) << 1
+                | usize::from(keys[2] == wanted) << 2
+                | usize::from(keys[3] == wanted) << 3
+        };
+        match among(key.raw()) {
+            0 if among(0) == 0 => Err(Overflowed),
+            0 => Ok(None),
+            found => Ok(Some(&self.0[found.trailing_zeros() as usize % WAYS])),
+        }
+    }
+}
+
 /// Where a key is, or could go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
@@ -106,25 +131,19 @@ impl<C: Cell> Table<C> {
     #[inline]
     fn slot(&self, hash: u64, key: Key) -> Option<&Slot<C>> {
         let mask = self.buckets.len() - 1;
-        let first = hash as usize & mask;
-        for step in 0..=mask {
-            let slots = &self.buckets[(first + step) & mask].0;
-            // All four are compared before anything is decided: which of them it is could not be
-            // predicted, and a wrong guess costs more than the comparisons.
-            let keys =
-                [slots[0].key.get(), slots[1].key.get(), slots[2].key.get(), slots[3].key.get()];
-            let among = |wanted: u64| {
-                u32::from(keys[0] == wanted)
-                    | u32::from(keys[1] == wanted) << 1
-                    | u32::from(keys[2] == wanted) << 2
-                    | u32::from(keys[3] == wanted) << 3
-            };
-            let found = among(key.raw());
-            if found != 0 {
-                return Some(&slots[found.trailing_zeros() as usize % WAYS]);
-            }
-            if among(0) != 0 {
-                return None;
+        match self.buckets.get(hash as usize & mask)?.find(key) {
+            Ok(slot) => slot,
+            Err(Overflowed) => self.slot_further_on(hash, key),
+        }
+    }
+
+    /// One key in twenty or so is not in its own bucket.
+    #[cold]
+    fn slot_further_on(&self, hash: u64, key: Key) -> Option<&Slot<C>> {
+        let mask = self.buckets.len() - 1;
+        for step in 1..=mask {
+            if let Ok(slot) = self.buckets[(hash as usize).wrapping_add(step) & mask].find(key) {
+                return slot;
             }
         }
         None
@@ -143,7 +162,7 @@ impl<C: Cell> Table<C> {
         let mask = self.buckets.len() - 1;
         let first = hash as usize & mask;
         for step in 0..=mask {
-            let bucket = (first + step) & mask;
+            let bucket = first.wrapping_add(step) & mask;
             for (way, slot) in self.buckets[bucket].0.iter().enumerate() {
                 let found = slot.key.get();
                 if found == key.raw() {

@@ -54,20 +54,30 @@ pub(crate) const fn millis(age: u32) -> u64 {
     age as u64 * UNIT_MS
 }
 
-/// Segment and station. Never zero, since a station's address is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Segment and station, the address's first octet lowest, which takes the fewest instructions.
+/// Never zero, since a station's address is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key(u64);
 
 impl Key {
+    const GROUP: u64 = 1;
+
     pub(crate) const fn new(segment: SegmentId, mac: StationMac) -> Self {
-        Self(((segment.0 as u64) << 48) | mac.get().to_bits())
+        Self(((segment.0 as u64) << 48) | Self::bits(mac.get()))
     }
 
-    /// The key under which a frame's destination would be found; `None` for what is nobody's.
+    const fn bits(MacAddr([a, b, c, d, e, f]): MacAddr) -> u64 {
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
+    /// The key under which a frame's destination would be found; `None` for what is nobody's
+    /// ([`MacAddr::station`]).
     pub(crate) const fn of_destination(segment: SegmentId, mac: MacAddr) -> Option<Self> {
-        match mac.station() {
-            Some(mac) => Some(Self::new(segment, mac)),
-            None => None,
+        let bits = Self::bits(mac);
+        if bits == 0 || bits & Self::GROUP != 0 {
+            None
+        } else {
+            Some(Self(((segment.0 as u64) << 48) | bits))
         }
     }
 
@@ -84,7 +94,8 @@ impl Key {
     }
 
     pub(crate) const fn mac(self) -> Option<StationMac> {
-        MacAddr::from_bits(self.0).station()
+        let [a, b, c, d, e, f, _, _] = self.0.to_le_bytes();
+        MacAddr([a, b, c, d, e, f]).station()
     }
 }
 
@@ -216,7 +227,9 @@ mod tests {
         let key = Key::new(SegmentId(0xfffe), mac);
         assert_eq!((key.segment(), key.mac()), (SegmentId(0xfffe), Some(mac)));
         assert_eq!(Key::of_destination(SegmentId(0xfffe), mac.get()), Some(key));
-        assert_eq!(Key::of_destination(SegmentId(1), MacAddr::BROADCAST), None);
-        assert_eq!(Key::of_destination(SegmentId(1), MacAddr([0; 6])), None);
+        for mac in [[0xff; 6], [0; 6], [1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [2, 0, 0, 0, 0, 1]] {
+            let key = Key::of_destination(SegmentId(1), MacAddr(mac));
+            assert_eq!(key, MacAddr(mac).station().map(|mac| Key::new(SegmentId(1), mac)));
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use encap::StationMac;
 use fdb::{Dest, Fdb, Origin, PortId, Scope, SegmentId, Tick, VtepId};
 use switch::{Change, Counters, PortSpec, Reading, Topology, TopologySpec};
 use tracing::warn;
@@ -174,11 +175,7 @@ impl Daemon {
                 self.baselines.ports.insert(id, reading);
                 self.pin(next, id, now);
             }
-            Change::PortChanged { id, .. } => {
-                // The device's address may be another one, or in another segment, now.
-                self.fdb.flush(Scope::dest(Dest::Port(id)).with_pinned());
-                self.pin(next, id, now);
-            }
+            Change::PortChanged { id, .. } => self.pin(next, id, now),
             Change::VtepAdded(id) => {
                 let reading = switch::read_vtep(self.counters(), id);
                 self.baselines.vteps.insert(id, (reading, now));
@@ -191,12 +188,15 @@ impl Daemon {
     }
 
     /// Tells the table where a port's own device is: known before it speaks, and not to be taken
-    /// over from elsewhere.
+    /// over from elsewhere. What was told by the topology before, and is so no longer, is taken
+    /// back; an operator's own entries are left alone.
     fn pin(&self, next: &Topology, id: PortId, now: Tick) {
-        let Some(port) = next.port(id).filter(|port| port.spec.up) else { return };
-        let Some(mac) = port.spec.mac else { return };
-        for (segment, _) in port.mode.memberships() {
-            self.fdb.insert(segment, mac, Dest::Port(id), Origin::Control, now);
+        let (old, new) = (pins(&self.topology, id), pins(next, id));
+        for (segment, mac) in old.iter().filter(|pin| !new.contains(pin)) {
+            self.fdb.remove(*segment, *mac);
+        }
+        for (segment, mac) in new.iter().filter(|pin| !old.contains(pin)) {
+            self.fdb.insert(*segment, *mac, Dest::Port(id), Origin::Control, now);
         }
     }
 
@@ -351,6 +351,13 @@ impl Daemon {
             self.apply();
         }
     }
+}
+
+/// Where a topology has a port's own device.
+fn pins(topology: &Topology, id: PortId) -> Vec<(SegmentId, StationMac)> {
+    let Some(port) = topology.port(id).filter(|port| port.spec.up) else { return Vec::new() };
+    let Some(mac) = port.spec.mac else { return Vec::new() };
+    port.mode.memberships().map(|(segment, _)| (segment, mac)).collect()
 }
 
 /// A port whose device could not be had.

@@ -21,10 +21,11 @@ use world::{Row, Want};
 
 /// Reasons that only drivers give: they concern what never became a frame, or what became of it
 /// behind the sink.
-const DRIVERS: [DropReason; 15] = [
+const DRIVERS: [DropReason; 16] = [
     DropReason::VnetTruncated,
     DropReason::VnetGsoType,
     DropReason::VnetGsoSize,
+    DropReason::VnetLength,
     DropReason::VnetProtocol,
     DropReason::VnetChecksum,
     DropReason::FrameTooLong,
