@@ -209,11 +209,8 @@ fn every_relative_link_leads_somewhere() {
             }
             seen += 1;
             let (file, fragment) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() {
-                path.clone()
-            } else {
-                path.parent().unwrap().join(file)
-            };
+            let target =
+                if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
             assert!(root().join(&target).exists(), "{}: {link}", path.display());
             if !fragment.is_empty() {
                 let there = read(&target);
@@ -372,6 +369,13 @@ fn every_command_that_is_shown_can_be_typed() {
     for words in commands.iter().filter(|words| words[0] == "make") {
         let target = format!("\n{}:", words[1]);
         assert!(makefile.contains(&target), "{}", words.join(" "));
+    }
+    for words in commands.iter().filter(|words| words[0] == "cargo") {
+        let example = words.iter().skip_while(|word| *word != "--example").nth(1).unwrap();
+        let found = ["", "/main"]
+            .iter()
+            .any(|end| root().join("examples").join(format!("{example}{end}.rs")).exists());
+        assert!(found, "{}", words.join(" "));
     }
 }
 
