@@ -1,5 +1,7 @@
 //! The documents say what is true: what a machine can compare with the code is compared here.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
