@@ -19,8 +19,6 @@ const IPV6_HEADER: usize = 40;
 const ICMP_HEADER: usize = 8;
 /// IP protocol number of ICMP over IPv4.
 const ICMP: u8 = 1;
-/// The DF flag in byte 6 of an IPv4 header.
-const DONT_FRAGMENT: u8 = 0x40;
 /// Bytes of the offending datagram that are quoted: what a head always holds, within 576 bytes.
 const QUOTE: usize = 128;
 /// The longest answer: Ethernet, IPv6, ICMPv6 and the quote.
@@ -40,8 +38,11 @@ impl Reply {
 }
 
 /// Whether a sender may be told that `frame` is too big: it is IP, from one station to one station,
-/// itself no ICMP error and, over IPv4, neither a later fragment nor one that may be fragmented
-/// (RFC 1191, RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+/// itself no ICMP error and no later fragment (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+///
+/// RFC 1191 has a router say this only where DF is set, because it fragments the rest. A switch
+/// does not fragment, and a host that is told keeps the path's MTU for what it sends without DF as
+/// well, so everybody is told: the alternative is a silent loss.
 pub(crate) fn may_be_told(frame: &Frame<'_>, ethernet: &Ethernet) -> bool {
     let Some(inet) = Inet::at(frame.head, ethernet) else { return false };
     let Some((source, destination)) = inet.addresses(frame.head) else { return false };
@@ -49,10 +50,8 @@ pub(crate) fn may_be_told(frame: &Frame<'_>, ethernet: &Ethernet) -> bool {
     let kind = frame.head.get(inet.l4).filter(|_| inet.fragment != Fragment::Later);
     let (permitted, error) = match inet.version {
         IpVersion::V4 => {
-            let flags = frame.head.get(inet.l3 + 6).copied().unwrap_or_default();
             let error = matches!(kind, None | Some(3 | 4 | 5 | 11 | 12));
-            let whole_or_first = inet.fragment != Fragment::Later;
-            (flags & DONT_FRAGMENT != 0 && whole_or_first, inet.proto == ICMP && error)
+            (inet.fragment != Fragment::Later, inet.proto == ICMP && error)
         }
         IpVersion::V6 => (true, inet.proto == proto::ICMP6 && kind.is_none_or(|kind| *kind < 128)),
     };

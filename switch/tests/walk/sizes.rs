@@ -38,7 +38,7 @@ pub(crate) fn sizes() -> Vec<Row> {
         thin_vtep("IPv6 too big for the path", udp6(1351, 0)).told(1350, None),
         thin_vtep("TCP too big for the path", tcp4(1351)).told(1350, None),
         thin_vtep("ping too big for the path", ping4(1400)).told(1350, None),
-        thin_vtep("fragmentable and too big", udp4(1400, 0, false)).drops(Why::TooBig),
+        thin_vtep("fragmentable and too big", udp4(1400, 0, false)).told(1350, None),
         thin_vtep("later fragment too big", fragment4(1400)).drops(Why::TooBig),
         thin_vtep("ICMP error too big", icmp4_error(1400)).drops(Why::TooBig),
         thin_vtep("ICMPv6 error too big", icmp6_error(1400, false)).drops(Why::TooBig),
