@@ -1,4 +1,4 @@
-//! Joining the frames of a train into superframes: the inverse of [`segment`](crate::segment),
+//! Joining the frames of a train into superframes: the inverse of [`segment`](mod@crate::segment),
 //! by the rules of the kernel's GRO.
 
 use std::io::IoSlice;

@@ -2,7 +2,7 @@
 //! and the clock.
 //!
 //! [`run`] starts things in the order in which they may fail cheaply: configuration, control
-//! socket, underlay, workers, ports. From then on one loop ([`supervise`]) owns all state.
+//! socket, underlay, workers, ports. From then on one loop (`supervise`) owns all state.
 
 pub mod clock;
 mod commands;
@@ -133,7 +133,7 @@ impl Daemon {
         }
         for name in stale {
             match self.devices.remove_recorded(&name) {
-                Ok(()) => info!(port = name, "removed: no longer in the configuration"),
+                Ok(_) => info!(port = name, "removed: no longer in the configuration"),
                 Err(error) => warn!(port = name, "not removed: {error}"),
             }
         }

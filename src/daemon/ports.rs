@@ -10,7 +10,7 @@ use crate::control::model::ObjectOrigin;
 use crate::device::adopt::{self, Expectation};
 use crate::device::error::{Cause, DeviceError};
 use crate::device::journal::{Entry, Journal, Origin};
-use crate::device::make::{self, Made};
+use crate::device::make::{self, Made, Removal};
 use crate::device::spec::{Facts, NetnsRef, Standing};
 
 use super::plan::DeviceRules;
@@ -192,15 +192,21 @@ impl Devices {
         Ok(())
     }
 
-    /// Removes what was recorded under `name`.
-    pub(super) fn remove_recorded(&mut self, name: &str) -> Result<(), DeviceError> {
+    /// Removes what was recorded under `name`, and says whether it was there. What was made in
+    /// another boot cannot be; it is looked for even so, since a sandbox may hide which boot this is.
+    pub(super) fn remove_recorded(&mut self, name: &str) -> Result<Removal, DeviceError> {
         let recorded = self.journal.as_ref().and_then(|journal| journal.get(name));
-        if let Some(entry) = recorded.filter(|entry| entry.boot_id == self.boot_id) {
-            let netns = entry.netns.as_ref().map(|netns| NetnsRef(netns.name.clone()));
-            make::remove(netns.as_ref(), &entry.ifname, &entry.expectation())?;
-        }
+        let Some(entry) = recorded else { return Ok(Removal::Absent) };
+        let netns = entry.netns.as_ref().map(|netns| NetnsRef(netns.name.clone()));
+        let removal = match make::remove(netns.as_ref(), &entry.ifname, &entry.expectation()) {
+            // After a boot, the name may be somebody else's.
+            Err(error) if entry.boot_id != self.boot_id && error.mismatch().is_some() => {
+                Removal::Absent
+            }
+            removed => removed?,
+        };
         self.forget(name);
-        Ok(())
+        Ok(removal)
     }
 
     /// Removes recorded devices that are not where their port now is to be.

@@ -1,6 +1,7 @@
 //! Removing what a stopped daemon left: devices, and with them their addresses and routes, and
 //! state.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -12,6 +13,7 @@ use super::ports::Devices;
 use crate::config::Config;
 use crate::control::ControlSocket;
 use crate::device::journal;
+use crate::device::make::Removal;
 
 /// Removes everything that a stopped daemon left.
 ///
@@ -30,7 +32,8 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
         let journal = open_journal(dir)?;
         let rules = DeviceRules {
             queues: plan::workers(config.underlay.workers),
-            owner: nix::unistd::geteuid().as_raw(),
+            // The daemon's own user owns both the directory and the devices.
+            owner: std::fs::metadata(dir).with_context(|| dir.display().to_string())?.uid(),
             persist: true,
             mtu: 0,
             offload: config.offload.tap_gso,
@@ -39,7 +42,8 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
         let names: Vec<String> = devices.recorded().map(|(name, _)| name.to_owned()).collect();
         for name in names {
             match devices.remove_recorded(&name) {
-                Ok(()) => info!(port = name, "removed"),
+                Ok(Removal::Removed) => info!(port = name, "removed"),
+                Ok(Removal::Absent) => info!(port = name, "forgotten: its device was not there"),
                 Err(why) => {
                     error!(port = name, "not removed: {why}");
                     left += 1;

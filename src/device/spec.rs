@@ -146,56 +146,9 @@ pub fn link_local(mac: MacAddr) -> Ipv6Net {
     Ipv6Net::new_assert(octets.into(), 64)
 }
 
-/// The MAC address of a port that has none configured: the same for the same node and port names,
-/// in every version of Tapestry, for ever. Locally administered, unicast.
-///
-/// FNV-1a of 64 bits (draft-eastlake-fnv) over the node's name, one zero byte and the port's name,
-/// finished by the 64-bit mixer of MurmurHash3; the low 48 bits, the first octet's two lowest
-/// bits set to `10`.
-#[must_use]
-pub fn device_mac(node: &str, port: &str) -> MacAddr {
-    let bytes = node.bytes().chain([0]).chain(port.bytes());
-    let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^= hash >> 33;
-    let MacAddr([first, b, c, d, e, f]) = MacAddr::from_bits(hash);
-    MacAddr([(first & 0xfc) | 0x02, b, c, d, e, f])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Computed by an independent program; they may never change.
-    #[test]
-    fn derived_macs_are_fixed() {
-        for (node, port, mac) in [
-            ("node-a", "tap-a", "a6:40:80:15:58:df"),
-            ("node-b", "tap-a", "5a:81:b5:16:61:4c"),
-            ("node-a", "tap-b", "8a:cf:95:73:55:91"),
-            ("", "", "4a:d3:70:56:f5:fb"),
-            ("knöd", "端口", "ee:c5:95:b3:b1:75"),
-        ] {
-            assert_eq!(device_mac(node, port).to_string(), mac, "{node} {port}");
-        }
-    }
-
-    #[test]
-    fn derived_macs_are_stations_and_differ() {
-        let mut seen = std::collections::HashSet::new();
-        for node in 0..100 {
-            for port in 0..100 {
-                let mac = device_mac(&format!("node-{node}"), &format!("tap-{port}"));
-                assert!(mac.station().is_some() && mac.0[0] & 2 != 0, "{mac}");
-                assert!(seen.insert(mac), "{mac} twice");
-            }
-        }
-        // The separator keeps names apart that run together.
-        assert_ne!(device_mac("a", "bc"), device_mac("ab", "c"));
-    }
 
     #[test]
     fn link_local_follows_rfc_4291() {

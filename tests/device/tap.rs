@@ -344,11 +344,10 @@ fn twenty_ports_are_made_and_adopted() {
         return;
     }
     let pods: Vec<Named> = (0..20).map(|_| Named::new()).collect();
-    let made: Vec<(TapSpec, Expectation)> = pods
-        .iter()
-        .enumerate()
+    let made: Vec<(TapSpec, Expectation)> = (0..)
+        .zip(&pods)
         .map(|(number, named)| {
-            let mac = tapestry::device::spec::device_mac("node-a", &format!("tap-{number}"));
+            let mac = encap::MacAddr([2, 0, 0, 0, 1, number]);
             let spec = TapSpec { mac, queues: 2, ..full(named) };
             let made = make::make(&spec).unwrap();
             let expect = expectation(&spec, &made);

@@ -37,7 +37,7 @@ pub struct Transmit<'a> {
     /// Everybody who gets it.
     pub to: &'a [Destination],
     /// The inner flow's class, which decides the source port: below
-    /// [`BUCKETS`](super::sockets::BUCKETS).
+    /// [`BUCKETS`].
     pub bucket: usize,
     /// DSCP and ECN of the outer header.
     pub tos: u8,
