@@ -73,8 +73,8 @@ install: ## the daemon, its unit, account, sysctl file and example config, under
 	install -Dm644 packaging/tapestry.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapestry.conf
 	install -Dm644 packaging/99-tapestry.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/99-tapestry.conf
 	install -Dm644 packaging/tapestry.toml $(DESTDIR)$(PREFIX)/share/doc/tapestry/tapestry.toml
-	for doc in README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT; do \
-	  [ ! -e "$$doc" ] || install -Dm644 "$$doc" $(DESTDIR)$(PREFIX)/share/doc/tapestry/"$$doc"; done
+	for doc in *.md docs/*.md LICENSE-*; do \
+	  install -Dm644 "$$doc" $(DESTDIR)$(PREFIX)/share/doc/tapestry/"$$doc"; done
 	[ -e $(DESTDIR)$(SYSCONFDIR)/tapestry/tapestry.toml ] || \
 	  install -Dm644 packaging/tapestry.toml $(DESTDIR)$(SYSCONFDIR)/tapestry/tapestry.toml
 	@[ -n "$(DESTDIR)" ] || ! command -v systemd-sysusers >/dev/null || systemd-sysusers tapestry.conf

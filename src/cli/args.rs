@@ -75,7 +75,7 @@ pub enum Verb {
     /// Make the running daemon read its configuration again.
     ///
     /// Prints what changed. What did not change is not touched. A file with errors changes
-    /// nothing; ports made with `port add` or by the CNI plugin stay.
+    /// nothing; ports made with `port add` stay.
     #[command(verbatim_doc_comment)]
     Reload,
     /// Show version, node, underlay, workers, offloads in use, uptime and totals.
@@ -119,7 +119,7 @@ impl core::ops::Deref for ConfigFile {
 /// What to do with ports.
 #[derive(Debug, Subcommand)]
 pub enum PortVerb {
-    /// List ports, from the configuration, from `port add` and from the CNI plugin.
+    /// List ports, from the configuration and from `port add`.
     List,
     /// Make a port: a TAP device that lasts until `port del` or `teardown`.
     #[command(after_help = "\

@@ -92,8 +92,9 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let config_path = config_path.to_owned();
     let parts = Parts { config_path, config, clock, fdb, workers, devices, underlay };
     let mut daemon = Daemon::new(parts);
-    daemon.hand_out_underlay(&daemon.config.clone());
     daemon.start_ports();
+    // Last: what came meanwhile waits in the sockets, and by now there is somebody to have it.
+    daemon.hand_out_underlay(&daemon.config.clone());
     supervise::run(daemon, Desk { socket, metrics, news: news.1, bell })
 }
 
