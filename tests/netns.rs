@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             a_guest_learns_that_the_tunnel_is_narrower,
             ports_follow_the_underlays_mtu,
             the_vtep_follows_its_interface,
+            a_reload_changes_the_underlay,
         ]),
         &cases!(kernel, needs KERNEL, [
             talks_with_udp_checksums,

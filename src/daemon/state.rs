@@ -255,7 +255,10 @@ impl Daemon {
                     made.push((name.clone(), queues, facts.offloads));
                     Device::Up(facts)
                 }
-                Err(error) => down(&name, &error),
+                Err(error) => {
+                    let held = self.ports.get(&name).map(|held| &held.device);
+                    down(&name, &error, held)
+                }
             };
             self.ports.insert(name, Attachment { port, origin, device });
         }
@@ -360,8 +363,11 @@ fn pins(topology: &Topology, id: PortId) -> Vec<(SegmentId, StationMac)> {
     port.mode.memberships().map(|(segment, _)| (segment, mac)).collect()
 }
 
-/// A port whose device could not be had.
-pub(super) fn down(name: &str, error: &DeviceError) -> Device {
-    warn!(port = name, "down: {error}");
-    Device::Down { reason: error.to_string(), absent: error.is_netns_absent() }
+/// A port whose device could not be had. What is tried again and again is told once.
+fn down(name: &str, error: &DeviceError, before: Option<&Device>) -> Device {
+    let now = Device::Down { reason: error.to_string(), absent: error.is_netns_absent() };
+    if before != Some(&now) {
+        warn!(port = name, "down: {error}");
+    }
+    now
 }

@@ -218,18 +218,19 @@ impl Daemon {
     fn follow_underlay(&mut self) {
         let workers = super::nonzero(self.workers.len());
         let moved = self.underlay.follow(&self.config, workers);
-        if moved == Moved::No {
-            return;
-        }
         if moved == Moved::Sockets {
             self.hand_out_underlay(&self.config.clone());
         }
+        // A reload may have changed the underlay since the last tick, too.
         let mtu = self.underlay.overlay_mtu();
-        if self.devices.rules.mtu != mtu {
+        let other_mtu = self.devices.rules.mtu != mtu;
+        if other_mtu {
             self.devices.rules.mtu = mtu;
             self.follow_mtu();
         }
-        self.apply();
+        if other_mtu || moved != Moved::No {
+            self.apply();
+        }
     }
 
     /// Gives the devices of ports without an MTU of their own the overlay's new one.

@@ -189,3 +189,45 @@ pub(crate) fn the_vtep_follows_its_interface() -> Result<()> {
     overlay.daemons[0].allow(&["underlay"]);
     overlay.assert_sound()
 }
+
+/// What a reload can change of the underlay: the DSCP, the address, and groups.
+pub(crate) fn a_reload_changes_the_underlay() -> Result<()> {
+    let mut overlay = Overlay::build(&Plan::default())?;
+    let second = net("192.0.2.88/24")?;
+    overlay.nodes[0].space.address(UNDERLAY, second)?;
+    overlay.configs[1].segments[0].peers.push(second.addr());
+    for (node, config) in overlay.nodes.iter().zip(&overlay.configs) {
+        overlay.daemons.push(Daemon::start(&tapestry(), &node.space, config)?);
+    }
+    let (a, b) = (overlay.pods[0][0].clone(), overlay.pods[1][0].clone());
+    ping::until_answered(&a.space, b.hosts()[0], PATIENCE)?;
+    let mut config = overlay.configs[0].clone();
+
+    config.underlay_extra = "dscp = 46".to_owned();
+    overlay.daemons[0].configure(&config)?;
+    let report = overlay.daemons[0].cli("reload")?;
+    ensure!(report.contains("dscp"), "{report}");
+    still_forwarding(&a, &b)?;
+
+    let mut group = Segment::new("grouped", 300, &[]);
+    group.extra = "multicast = \"239.1.1.101\"".to_owned();
+    config.segments.push(group);
+    overlay.daemons[0].configure(&config)?;
+    overlay.daemons[0].cli("reload")?;
+    still_forwarding(&a, &b)?;
+
+    config.underlay = second.addr();
+    overlay.daemons[0].configure(&config)?;
+    let report = overlay.daemons[0].cli("reload")?;
+    ensure!(report.contains("192.0.2.88"), "{report}");
+    ping::until_answered(&a.space, b.hosts()[0], PATIENCE)?;
+    still_forwarding(&b, &a)?;
+
+    // What cannot be changed while running is refused, and changes nothing.
+    config.underlay_extra = "workers = 2".to_owned();
+    overlay.daemons[0].configure(&config)?;
+    let (code, why) = overlay.daemons[0].refusal("reload")?;
+    ensure!(code == 1 && why.contains("underlay.workers"), "{code}: {why}");
+    still_forwarding(&a, &b)?;
+    overlay.assert_sound()
+}

@@ -1,6 +1,7 @@
 //! One turn of a worker after the other.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use encap::{Frame, VNET_LEN, VnetError, VnetHeader};
@@ -11,7 +12,7 @@ use super::outputs::{Outputs, flush};
 use super::underlay::{self, Underlay};
 use super::{News, Order, Worker};
 use crate::io::port::{READ_SIZE, ReadOutcome};
-use crate::io::readiness::{Event, Events, Interest, Token};
+use crate::io::readiness::{Event, Events, Interest, Readiness, Token};
 
 /// What a turn may cost per port: a frame counts one, a superframe [`SUPERFRAME`], so that 64
 /// frames or 8 superframes are taken before the next descriptor has its turn.
@@ -213,30 +214,36 @@ impl Worker {
         self.engine.adopt(topology);
     }
 
+    /// Uses other sockets. Those before leave the set first: they may be the same ones, with other
+    /// rules or groups.
     fn take_underlay(&mut self, underlay: Underlay) -> io::Result<()> {
-        let id = usize::try_from(self.id).unwrap_or(usize::MAX);
-        if let Some(socket) = underlay.end.sockets.receive(id) {
-            self.readiness.add(socket, Kind::Receive.token(0), Interest::Read)?;
+        if let Some(before) = self.underlay.take() {
+            self.each_socket(&before, |readiness, fd, _, _| readiness.remove(fd))?;
+        }
+        self.each_socket(&underlay, |readiness, fd, token, interest| {
+            readiness.add(fd, token, interest)
+        })?;
+        self.underlay = Some(underlay);
+        Ok(())
+    }
+
+    /// Calls `act` with every descriptor of `underlay` that this worker watches.
+    fn each_socket(
+        &self,
+        underlay: &Underlay,
+        act: impl Fn(&Readiness, BorrowedFd<'_>, Token, Interest) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let sockets = &underlay.end.sockets;
+        let own = usize::try_from(self.id).ok().and_then(|id| sockets.receive(id));
+        if let Some(socket) = own {
+            act(&self.readiness, socket.as_fd(), Kind::Receive.token(0), Interest::Read)?;
         }
         for (index, group) in (0..).zip(&underlay.end.groups) {
-            self.readiness.add(group, Kind::Group.token(index), Interest::Read)?;
+            act(&self.readiness, group.as_fd(), Kind::Group.token(index), Interest::Read)?;
         }
         if underlay.end.takes_errors {
-            for (index, sender) in (0..).zip(underlay.end.sockets.senders()) {
-                self.readiness.add(sender, Kind::Sender.token(index), Interest::Errors)?;
-            }
-        }
-        // The sockets before leave the set: they may be shared with workers that still use them.
-        if let Some(before) = self.underlay.replace(underlay) {
-            let sockets = &before.end.sockets;
-            let receive = sockets.receive(id).into_iter();
-            for socket in receive.chain(&before.end.groups) {
-                self.readiness.remove(socket)?;
-            }
-            if before.end.takes_errors {
-                for sender in sockets.senders() {
-                    self.readiness.remove(sender)?;
-                }
+            for (index, sender) in (0..).zip(sockets.senders()) {
+                act(&self.readiness, sender, Kind::Sender.token(index), Interest::Errors)?;
             }
         }
         Ok(())

@@ -278,6 +278,8 @@ impl UnderlaySockets {
         let local = SocketAddr::new(group, self.local.port());
         let gro = if self.offloads.udp_gro { Wish::On } else { Wish::Off };
         let (socket, _) = open_receiver(local, gro, self.receive_buffer)?;
+        // Others may be members too, as this daemon's own socket is while one takes over from it.
+        socket.set_reuse_address(true).map_err(at("SO_REUSEADDR"))?;
         bind(&socket, local)?;
         match group {
             IpAddr::V4(v4) => {
