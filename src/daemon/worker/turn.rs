@@ -213,8 +213,21 @@ impl Worker {
         self.engine.adopt(topology);
     }
 
+    /// Uses these sockets from now on. Those before leave the set first: some may be among the new
+    /// ones, and others may be shared with workers that still use them.
     fn take_underlay(&mut self, underlay: Underlay) -> io::Result<()> {
         let id = usize::try_from(self.id).unwrap_or(usize::MAX);
+        if let Some(before) = self.underlay.take() {
+            let sockets = &before.end.sockets;
+            for socket in sockets.receive(id).into_iter().chain(&before.end.groups) {
+                self.readiness.remove(socket)?;
+            }
+            if before.end.takes_errors {
+                for sender in sockets.senders() {
+                    self.readiness.remove(sender)?;
+                }
+            }
+        }
         if let Some(socket) = underlay.end.sockets.receive(id) {
             self.readiness.add(socket, Kind::Receive.token(0), Interest::Read)?;
         }
@@ -226,19 +239,7 @@ impl Worker {
                 self.readiness.add(sender, Kind::Sender.token(index), Interest::Errors)?;
             }
         }
-        // The sockets before leave the set: they may be shared with workers that still use them.
-        if let Some(before) = self.underlay.replace(underlay) {
-            let sockets = &before.end.sockets;
-            let receive = sockets.receive(id).into_iter();
-            for socket in receive.chain(&before.end.groups) {
-                self.readiness.remove(socket)?;
-            }
-            if before.end.takes_errors {
-                for sender in sockets.senders() {
-                    self.readiness.remove(sender)?;
-                }
-            }
-        }
+        self.underlay = Some(underlay);
         Ok(())
     }
 
