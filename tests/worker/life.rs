@@ -45,6 +45,7 @@ fn a_port_whose_other_end_has_closed_is_told_once_and_costs_no_turns() {
     let nodes = [Node::new(net, 1, &[2], &["a", "gone"], 1), Node::new(net, 2, &[1], &["b"], 1)];
     let (one, gone, mut other) =
         (nodes[0].attach("a", false), nodes[0].attach("gone", true), nodes[1].attach("b", false));
+    nodes.iter().for_each(Node::settle);
     gone.send(&broadcast(3, 1));
     assert_eq!(other.frame(), broadcast(3, 1));
     drop(gone);

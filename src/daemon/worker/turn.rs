@@ -93,10 +93,11 @@ impl Worker {
                 flush(&counters, &mut underlay.tx);
             }
             self.report(now);
-            self.stats.turns.add(1);
             if ordered && !self.obey() {
                 return;
             }
+            // After the bell was silenced: whoever rings it sees a turn that began no earlier.
+            self.stats.turns.add(1);
         }
     }
 
