@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use encap::{Frame, VNET_LEN, VnetError, VnetHeader};
 use fdb::{PortId, Tick};
@@ -71,7 +72,7 @@ impl Worker {
         let mut events = Events::new();
         let counters = Arc::clone(self.engine.counters());
         loop {
-            if let Err(error) = self.readiness.wait(&mut events, None) {
+            if let Err(error) = self.readiness.wait(&mut events, self.patience()) {
                 self.tell(News::Failed(self.id, error));
                 return;
             }
@@ -92,10 +93,11 @@ impl Worker {
                 flush(&counters, &mut underlay.tx);
             }
             self.report(now);
-            self.stats.turns.add(1);
             if ordered && !self.obey() {
                 return;
             }
+            // Counted when the bell is silent again: whoever sees this turn and rings gets another.
+            self.stats.turns.add(1);
         }
     }
 
@@ -257,6 +259,14 @@ impl Worker {
         }
         // Without a closing thread it is closed right here.
         drop(self.closing.try_send(queue));
+    }
+
+    /// How long to sleep when nothing happens: for ever, unless there is something to report.
+    fn patience(&self) -> Option<Duration> {
+        self.engine.has_events().then(|| {
+            let passed = self.clock.tick().since(self.reported);
+            Duration::from_millis(REPORT_MS.saturating_sub(passed))
+        })
     }
 
     /// Passes on what the engine noticed, at most so often: a station that flaps would otherwise
