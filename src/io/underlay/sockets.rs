@@ -278,6 +278,8 @@ impl UnderlaySockets {
         let local = SocketAddr::new(group, self.local.port());
         let gro = if self.offloads.udp_gro { Wish::On } else { Wish::Off };
         let (socket, _) = open_receiver(local, gro, self.receive_buffer)?;
+        // The group's socket before this one may not be closed yet.
+        socket.set_reuse_address(true).map_err(at("SO_REUSEADDR"))?;
         bind(&socket, local)?;
         match group {
             IpAddr::V4(v4) => {
