@@ -159,6 +159,18 @@ impl Daemon {
         }
     }
 
+    /// Gives the table the segments' limits, which are none of the topology's business: a change of
+    /// them alone makes no other topology.
+    pub(super) fn configure_segments(&self) {
+        for segment in self.topology.segments() {
+            let Some(config) = self.config.segment(&segment.spec.name) else { continue };
+            let limits = plan::limits(config);
+            if self.fdb.limits(segment.id) != Some(limits) {
+                self.fdb.configure_segment(segment.id, limits);
+            }
+        }
+    }
+
     /// What has to be there before a worker forwards by the next topology.
     fn prepare(&mut self, next: &Topology, change: &Change) {
         let now = self.clock.tick();
@@ -175,8 +187,10 @@ impl Daemon {
                 self.pin(next, id, now);
             }
             Change::PortChanged { id, .. } => {
-                // The device's address may be another one, or in another segment, now.
-                self.fdb.flush(Scope::dest(Dest::Port(id)).with_pinned());
+                // Another MTU leaves what is known as it is.
+                if moves_pinned(self.topology.port(id), next.port(id)) {
+                    self.fdb.flush(Scope::dest(Dest::Port(id)).with_pinned());
+                }
                 self.pin(next, id, now);
             }
             Change::VtepAdded(id) => {
@@ -351,6 +365,13 @@ impl Daemon {
             self.apply();
         }
     }
+}
+
+/// Whether the device's own address is another one, in another segment, or perhaps elsewhere now.
+fn moves_pinned(before: Option<&switch::Port>, after: Option<&switch::Port>) -> bool {
+    let (Some(before), Some(after)) = (before, after) else { return true };
+    let went_down = before.spec.up && !after.spec.up;
+    went_down || before.spec.mac != after.spec.mac || before.mode != after.mode
 }
 
 /// A port whose device could not be had.

@@ -106,6 +106,10 @@ async fn attend(
             }
             _ = ticks.tick() => {
                 count += 1;
+                // What is said of a port's queues is about those before it is brought up again.
+                while let Ok(news) = news.try_recv() {
+                    daemon.take(news)?;
+                }
                 daemon.tick(count);
                 notifier.feed_watchdog(&daemon.workers);
             }
@@ -224,12 +228,17 @@ impl Daemon {
         if moved == Moved::Sockets {
             self.hand_out_underlay(&self.config.clone());
         }
+        self.follow_overlay_mtu();
+        self.apply();
+    }
+
+    /// Has the devices follow when the underlay allows another MTU than before.
+    pub(super) fn follow_overlay_mtu(&mut self) {
         let mtu = self.underlay.overlay_mtu();
         if self.devices.rules.mtu != mtu {
             self.devices.rules.mtu = mtu;
             self.follow_mtu();
         }
-        self.apply();
     }
 
     /// Gives the devices of ports without an MTU of their own the overlay's new one.
