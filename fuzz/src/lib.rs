@@ -13,6 +13,7 @@
 //! (`fuzz/target/found` takes what the fuzzer finds on its way; it must exist.)
 
 pub mod coalescing;
+pub mod config;
 pub mod datagram;
 pub mod frame;
 pub mod segmentation;
@@ -24,6 +25,7 @@ pub type Check = fn(&[u8]);
 /// Every target by the name of its corpus directory.
 pub const TARGETS: &[(&str, Check)] = &[
     ("coalescing", coalescing::check),
+    ("config", config::check),
     ("datagram", datagram::check),
     ("frame", frame::check),
     ("segmentation", segmentation::check),

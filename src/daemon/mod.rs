@@ -44,9 +44,6 @@ use worker::{Newsroom, Shared};
 
 pub use teardown::teardown;
 
-/// News that waits for the control loop. What does not fit is lost, and counted.
-const NEWS: usize = 1024;
-
 /// Runs the daemon in the foreground until it is told to stop. Its ports stay for the next start,
 /// unless it is `ephemeral`.
 ///
@@ -66,7 +63,7 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let underlay = Underlay::open(&config, nonzero(usize::from(count))).context("underlay")?;
     let journal = if ephemeral { None } else { Some(open_journal(&config.state.dir)?) };
 
-    let (bell, news) = (Arc::new(Notify::new()), crossbeam_channel::bounded(NEWS));
+    let (bell, news) = (Arc::new(Notify::new()), crossbeam_channel::unbounded());
     let fdb = Arc::new(Fdb::new(Settings::default()));
     let shared = Shared {
         topology: Arc::new(Topology::empty(underlay.local(), underlay.overlay_mtu())),

@@ -1,6 +1,7 @@
 //! The devices behind the ports: made, adopted, brought up to date and removed here, and what was
 //! done is journaled.
 
+use std::panic::resume_unwind;
 use std::thread;
 
 use tracing::{info, warn};
@@ -91,8 +92,9 @@ impl Devices {
                     .collect();
                 started.into_iter().map(thread::ScopedJoinHandle::join).collect()
             });
-            // A panic in there has ended the process already.
-            results.extend(made.into_iter().flatten());
+            // A result that were left out would make the others those of other ports.
+            let made = made.into_iter();
+            results.extend(made.map(|made| made.unwrap_or_else(|why| resume_unwind(why))));
         }
         let made = ports.iter().zip(&results);
         let made: Vec<_> = made

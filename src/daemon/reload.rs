@@ -26,8 +26,10 @@ impl Daemon {
         self.reload_underlay(&next, &mut changes)?;
         describe_segments(&self.config, &next, &mut changes);
         self.config = next;
+        self.follow_overlay_mtu();
         self.reload_ports(&others, &mut changes);
         self.apply();
+        self.configure_segments();
         for change in &changes {
             info!("reload: {change}");
         }

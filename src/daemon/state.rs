@@ -160,6 +160,18 @@ impl Daemon {
         }
     }
 
+    /// Gives the table the segments' limits, which are none of the topology's business: a change of
+    /// them alone makes no other topology.
+    pub(super) fn configure_segments(&self) {
+        for segment in self.topology.segments() {
+            let Some(config) = self.config.segment(&segment.spec.name) else { continue };
+            let limits = plan::limits(config);
+            if self.fdb.limits(segment.id) != Some(limits) {
+                self.fdb.configure_segment(segment.id, limits);
+            }
+        }
+    }
+
     /// What has to be there before a worker forwards by the next topology.
     fn prepare(&mut self, next: &Topology, change: &Change) {
         let now = self.clock.tick();

@@ -106,6 +106,10 @@ async fn attend(
             }
             _ = ticks.tick() => {
                 count += 1;
+                // What is said of a port's queues is about those before it is brought up again.
+                while let Ok(news) = news.try_recv() {
+                    daemon.take(news)?;
+                }
                 daemon.tick(count);
                 notifier.feed_watchdog(&daemon.workers);
             }
@@ -221,15 +225,18 @@ impl Daemon {
         if moved == Moved::Sockets {
             self.hand_out_underlay(&self.config.clone());
         }
-        // A reload may have changed the underlay since the last tick, too.
+        if moved != Moved::No {
+            self.follow_overlay_mtu();
+            self.apply();
+        }
+    }
+
+    /// Has the devices follow when the underlay allows another MTU than before.
+    pub(super) fn follow_overlay_mtu(&mut self) {
         let mtu = self.underlay.overlay_mtu();
-        let other_mtu = self.devices.rules.mtu != mtu;
-        if other_mtu {
+        if self.devices.rules.mtu != mtu {
             self.devices.rules.mtu = mtu;
             self.follow_mtu();
-        }
-        if other_mtu || moved != Moved::No {
-            self.apply();
         }
     }
 

@@ -104,6 +104,8 @@ impl Underlay {
         workers: NonZeroUsize,
     ) -> Result<(), OpenError> {
         match address_of(config) {
+            // The same place by another name: its sockets, and their lock, are held already.
+            Ok(address) if self.is_at(address, config.underlay.port) => Ok(()),
             Ok(address) => self.take(config, address, workers),
             Err(trouble) => {
                 self.say(trouble);
@@ -129,6 +131,11 @@ impl Underlay {
             }
             _ => Moved::No,
         }
+    }
+
+    fn is_at(&self, address: IpAddr, port: u16) -> bool {
+        let here = std::net::SocketAddr::new(address, port);
+        self.sockets.as_ref().is_some_and(|sockets| sockets.local() == here)
     }
 
     fn address(&self) -> Option<IpAddr> {

@@ -95,6 +95,12 @@ impl Engine {
         &self.counters
     }
 
+    /// Whether there are events that nobody has taken yet.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Takes the events since the last call.
     pub fn take_events(&mut self) -> impl Iterator<Item = Event> + '_ {
         self.events.drain(..)

@@ -208,9 +208,8 @@ fn other_sockets_and_the_same_sockets_again_cost_no_frame() {
     assert_eq!(take(sent), sent);
     nodes.iter().for_each(Node::law);
     for node in &nodes {
-        // That the station moved between the two addresses is news, too.
-        let failures = node.news.try_iter().filter(|news| matches!(news, News::Failed(..)));
-        let failed: Vec<_> = failures.collect();
+        let bad = |news: &News| !matches!(news, News::Event(_));
+        let failed: Vec<_> = node.news.try_iter().filter(bad).collect();
         assert!(failed.is_empty(), "{failed:?}");
     }
     let [one, three] = [1, 3].map(|peer| nodes[1].read_peer(net.address(peer)).rx.frames);
@@ -225,4 +224,25 @@ fn other_sockets_and_the_same_sockets_again_cost_no_frame() {
         again.is_some()
     });
     nodes.into_iter().for_each(Node::stop);
+}
+
+#[test]
+fn a_move_is_told_though_nothing_follows_it() {
+    let net = Net::new();
+    let node = Node::new(net, 1, &[], &["a", "b"], 1);
+    let (one, two) = (node.attach("a", false), node.attach("b", false));
+    node.settle();
+    // The first of two moves in a row is told at once, the second when its time has come.
+    let mut moves = 0;
+    for (number, guest) in [&one, &two, &one].into_iter().enumerate() {
+        let port = if std::ptr::eq(guest, &two) { "b" } else { "a" };
+        let before = node.read(port).forwarded;
+        guest.send(&broadcast(1, number as u8));
+        until("the frame to be taken", || node.read(port).forwarded > before);
+    }
+    until("both moves", || {
+        moves += node.news.try_iter().filter(|news| matches!(news, News::Event(_))).count();
+        moves == 2
+    });
+    node.stop();
 }

@@ -6,7 +6,7 @@ use crate::kit::{Guest, Net, Node, number_of, udp};
 
 #[test]
 fn order_holds_within_every_flow_with_two_workers() {
-    const FLOWS: u16 = 12;
+    const FLOWS: u16 = 64;
     const ROUNDS: u32 = 40;
     let net = Net::new();
     let nodes = [Node::new(net, 1, &[2], &["a"], 2), Node::new(net, 2, &[1], &["b"], 2)];
@@ -14,7 +14,7 @@ fn order_holds_within_every_flow_with_two_workers() {
     nodes.iter().for_each(Node::settle);
     let mut seen: BTreeMap<u16, (usize, u32)> = BTreeMap::new();
     for round in 0..ROUNDS {
-        const BURST: u32 = 8;
+        const BURST: u32 = 2;
         for number in round * BURST..(round + 1) * BURST {
             for flow in 0..FLOWS {
                 one.send_on(usize::from(flow % 2), [0; 12], &udp(1, 2, flow, number, 60));

@@ -94,7 +94,13 @@ pub struct Handle {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// Where news goes: a bounded channel, and the bell that says that something is in it.
+/// Events that wait for the control side; beyond it they are lost, and happen again.
+const EVENTS_WAITING: usize = 1024;
+
+/// Where news goes: a channel, and the bell that says that something is in it.
+///
+/// The channel has no bound of its own. Events are not sent while many wait; what is said only once
+/// always is: there is at most one of it per queue, per step of a path's MTU, and per worker.
 #[derive(Clone, Debug)]
 pub struct Newsroom {
     news: Sender<News>,
@@ -107,9 +113,10 @@ impl Newsroom {
         Self { news, bell }
     }
 
-    /// Passes `news` on; when nobody has listened for long it is lost.
+    /// Passes `news` on. An event is lost when nobody has listened for long.
     fn tell(&self, news: News) -> bool {
-        let told = self.news.try_send(news).is_ok();
+        let lost = matches!(news, News::Event(_)) && self.news.len() >= EVENTS_WAITING;
+        let told = !lost && self.news.try_send(news).is_ok();
         self.bell.notify_one();
         told
     }
@@ -165,8 +172,11 @@ impl Handle {
             destinations: Vec::new(),
             reported: Tick(0),
         };
-        let thread =
-            thread::Builder::new().name(format!("worker-{id}")).spawn(move || worker.run())?;
+        let run = move || {
+            let _whole = WholeOrNothing;
+            worker.run();
+        };
+        let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
         Ok(Self { id, counters, stats, orders, waker, thread: Some(thread) })
     }
 
@@ -189,6 +199,18 @@ impl Handle {
         if let Some(thread) = self.thread.take() {
             // A worker that panicked has taken the process down already.
             drop(thread.join());
+        }
+    }
+}
+
+/// Ends the process when its thread panics. Without one of its workers a daemon would go on and
+/// lose a share of all flows without a word; the service manager starts it anew.
+struct WholeOrNothing;
+
+impl Drop for WholeOrNothing {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
         }
     }
 }

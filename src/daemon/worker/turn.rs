@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use encap::{Frame, VNET_LEN, VnetError, VnetHeader};
 use fdb::{PortId, Tick};
@@ -72,7 +73,7 @@ impl Worker {
         let mut events = Events::new();
         let counters = Arc::clone(self.engine.counters());
         loop {
-            if let Err(error) = self.readiness.wait(&mut events, None) {
+            if let Err(error) = self.readiness.wait(&mut events, self.patience()) {
                 self.tell(News::Failed(self.id, error));
                 return;
             }
@@ -96,7 +97,7 @@ impl Worker {
             if ordered && !self.obey() {
                 return;
             }
-            // After the bell was silenced: whoever rings it sees a turn that began no earlier.
+            // Counted when the bell is silent again: whoever sees this turn and rings gets another.
             self.stats.turns.add(1);
         }
     }
@@ -264,6 +265,14 @@ impl Worker {
         }
         // Without a closing thread it is closed right here.
         drop(self.closing.try_send(queue));
+    }
+
+    /// How long to sleep when nothing happens: for ever, unless there is something to report.
+    fn patience(&self) -> Option<Duration> {
+        self.engine.has_events().then(|| {
+            let passed = self.clock.tick().since(self.reported);
+            Duration::from_millis(REPORT_MS.saturating_sub(passed))
+        })
     }
 
     /// Passes on what the engine noticed, at most so often: a station that flaps would otherwise
