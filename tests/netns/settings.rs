@@ -12,7 +12,7 @@ use lab::traffic::{ping, tcp};
 use lab::world::net;
 use tapestry::device::netlink::LinkChange;
 
-use crate::common::{exchange, row, start, still_forwarding, tapestry};
+use crate::common::{exchange, exchange_cleanly, row, start, still_forwarding, tapestry};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -20,8 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn exchanged_with(plan: &Plan) -> Result<Overlay> {
     let mut overlay = start(plan)?;
     let (a, b) = (&overlay.pods[0][0], &overlay.pods[1][0]);
-    let retransmits = exchange(a, b, 8)?;
-    ensure!(retransmits == 0, "{retransmits} retransmits on a clean path");
+    exchange_cleanly(a, b, 8)?;
     overlay.assert_sound()?;
     Ok(overlay)
 }
@@ -63,8 +62,7 @@ pub(crate) fn offloads_on_one_side_only() -> Result<()> {
     for (node, config) in overlay.nodes.iter().zip(&overlay.configs) {
         overlay.daemons.push(Daemon::start(&tapestry(), &node.space, config)?);
     }
-    let retransmits = exchange(&overlay.pods[0][0], &overlay.pods[1][0], 8)?;
-    ensure!(retransmits == 0, "{retransmits} retransmits on a clean path");
+    exchange_cleanly(&overlay.pods[0][0], &overlay.pods[1][0], 8)?;
     overlay.assert_sound()
 }
 
@@ -153,8 +151,7 @@ pub(crate) fn ports_follow_the_underlays_mtu() -> Result<()> {
     eventually(PATIENCE, "both ports have the smaller MTU", || {
         Ok([&a, &b].iter().all(|pod| pod.space.link("eth0").is_ok_and(|link| link.mtu == 1350)))
     })?;
-    let moved = tcp::transfer(&a.space, &b.space, b.hosts()[0], (8 << 20, 8 << 20))?;
-    ensure!(moved.retransmits == 0, "{} retransmits", moved.retransmits);
+    exchange_cleanly(&a, &b, 8)?;
     overlay.assert_sound()
 }
 
