@@ -203,13 +203,7 @@ impl Daemon {
     /// over from elsewhere. What was told by the topology before, and is so no longer, is taken
     /// back; an operator's own entries are left alone.
     fn pin(&self, next: &Topology, id: PortId, now: Tick) {
-        let (old, new) = (pins(&self.topology, id), pins(next, id));
-        for (segment, mac) in old.iter().filter(|pin| !new.contains(pin)) {
-            self.fdb.remove(*segment, *mac);
-        }
-        for (segment, mac) in new.iter().filter(|pin| !old.contains(pin)) {
-            self.fdb.insert(*segment, *mac, Dest::Port(id), Origin::Control, now);
-        }
+        repin(&self.fdb, id, &pins(&self.topology, id), &pins(next, id), now);
     }
 
     /// What follows once the workers have been told.
@@ -368,11 +362,25 @@ impl Daemon {
     }
 }
 
+/// A segment, and the address that a port's own device has in it.
+type Pin = (SegmentId, StationMac);
+
 /// Where a topology has a port's own device.
-fn pins(topology: &Topology, id: PortId) -> Vec<(SegmentId, StationMac)> {
+fn pins(topology: &Topology, id: PortId) -> Vec<Pin> {
     let Some(port) = topology.port(id).filter(|port| port.spec.up) else { return Vec::new() };
     let Some(mac) = port.spec.mac else { return Vec::new() };
     port.mode.memberships().map(|(segment, _)| (segment, mac)).collect()
+}
+
+/// Makes `new` of a port's `old` pins. An address that another port has by now stays there.
+fn repin(fdb: &Fdb, id: PortId, old: &[Pin], new: &[Pin], now: Tick) {
+    for (segment, mac) in old.iter().filter(|pin| !new.contains(pin)) {
+        let own = Scope::dest(Dest::Port(id)).with_pinned();
+        fdb.flush(Scope { segment: Some(*segment), mac: Some(*mac), ..own });
+    }
+    for (segment, mac) in new.iter().filter(|pin| !old.contains(pin)) {
+        fdb.insert(*segment, *mac, Dest::Port(id), Origin::Control, now);
+    }
 }
 
 /// A port whose device could not be had. What is tried again and again is told once.
@@ -382,4 +390,33 @@ fn down(name: &str, error: &DeviceError, before: Option<&Device>) -> Device {
         warn!(port = name, "down: {error}");
     }
     now
+}
+
+#[cfg(test)]
+mod tests {
+    use encap::MacAddr;
+    use fdb::{SegmentLimits, Settings};
+
+    use super::*;
+
+    #[test]
+    fn ports_that_swap_their_addresses_are_found_where_they_are() {
+        let (fdb, segment, now) = (Fdb::new(Settings::default()), SegmentId(0), Tick(1));
+        fdb.configure_segment(segment, SegmentLimits::default());
+        let mac = |last| MacAddr([2, 0, 0, 0, 0, last]).station().unwrap();
+        let [one, two] = [0, 1].map(|slot| PortId { slot, generation: 0 });
+        let [first, second] = [1, 2].map(|last| vec![(segment, mac(last))]);
+        repin(&fdb, one, &[], &first, now);
+        repin(&fdb, two, &[], &second, now);
+        repin(&fdb, one, &first, &second, now);
+        repin(&fdb, two, &second, &first, now);
+        let mut rows: Vec<_> =
+            fdb.entries(now).iter().map(|row| (row.mac, row.dest, row.origin)).collect();
+        rows.sort_unstable();
+        let control = Origin::Control;
+        let swapped = [(mac(1), Dest::Port(two), control), (mac(2), Dest::Port(one), control)];
+        assert_eq!(rows, swapped);
+        repin(&fdb, one, &second, &[], now);
+        assert_eq!(fdb.entries(now).len(), 1);
+    }
 }
