@@ -19,7 +19,7 @@ NETNS_TESTS := netns
 PLAIN_TESTS := $(filter-out $(NETNS_TESTS),$(basename $(notdir $(wildcard tests/*.rs))) \
   $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
 
-.PHONY: help demo test check lint bench fuzz install uninstall clean setup-build setup-test packaging-check doc
+.PHONY: help demo test check lint bench versus fuzz install uninstall clean setup-build setup-test packaging-check doc
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -55,6 +55,9 @@ doc: ## API documentation of all crates
 
 bench: setup-build ## criterion benches (BENCH_ARGS="-- --test" runs each once)
 	$(CARGO) bench --workspace $(BENCH_ARGS)
+
+versus: setup-test ## Tapestry beside the kernel, Open vSwitch and veth (VERSUS_ARGS="--quick", "--help"); docs/performance.md
+	$(CARGO) bench --bench versus -- $(VERSUS_ARGS)
 
 fuzz: setup-build ## each fuzz target for FUZZ_SECONDS (needs cargo-fuzz, a nightly toolchain and g++)
 	@command -v cargo-fuzz >/dev/null || { echo "fuzz: cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }

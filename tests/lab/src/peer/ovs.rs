@@ -26,7 +26,7 @@ pub struct OvsPeer {
     pub pod: Pod,
     /// The node's namespace.
     pub space: Space,
-    _vswitchd: Background,
+    vswitchd: Background,
     _ovsdb: Background,
     dir: TempDir,
 }
@@ -46,10 +46,16 @@ impl OvsPeer {
         let space = node.space.clone();
         let dir = TempDir::with_prefix("ovs-")?;
         let (ovsdb, vswitchd) = daemons(&space, dir.path())?;
-        let peer = Self { pod, space, _vswitchd: vswitchd, _ovsdb: ovsdb, dir };
+        let peer = Self { pod, space, vswitchd, _ovsdb: ovsdb, dir };
         peer.underlay(local)?;
         peer.bridge(world, (local, remotes))?;
         Ok(peer)
+    }
+
+    /// The process that forwards.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.vswitchd.pid()
     }
 
     /// Runs `ovs-vsctl` on this switch's database.
