@@ -15,7 +15,8 @@ use crate::{Checksum, Gso, GsoKind, Offload, vnet, vxlan};
 ///
 /// A frame longer than `overlay_mtu` (bytes from the IP header on) is a superframe. TCP is a
 /// stream: any segment size that fits will do. The size of UDP datagrams is their sender's
-/// meaning: `udp_size` gives it when it is known (see [`Train`]). When it is not, the frame stays
+/// meaning: `udp_size` gives it when it is known (see [`Train`]), and then a frame with more
+/// payload than that is a superframe however short it is. When it is not, the frame stays
 /// one frame longer than the MTU, which no output takes: better lost and counted than delivered
 /// as one datagram that nobody sent.
 #[must_use]
@@ -36,8 +37,10 @@ pub fn adopt_partial(frame: &[u8], overlay_mtu: u16, udp_size: Option<u16>) -> O
         return None;
     }
     let mut gso = None;
-    if inet.l3_len > usize::from(overlay_mtu) && inet.fits_exactly(frame.len()) {
-        let payload = frame.len() - header_len;
+    let payload = frame.len().saturating_sub(header_len);
+    // Small datagrams make a superframe that would fit the MTU as one: only their size tells.
+    let several = kind == GsoKind::Udp && udp_size.is_some_and(|size| payload > usize::from(size));
+    if (several || inet.l3_len > usize::from(overlay_mtu)) && inet.fits_exactly(frame.len()) {
         let room = usize::from(overlay_mtu).saturating_sub(header_len - inet.l3);
         let (size, segments_max) = match kind {
             GsoKind::Tcp => (room, usize::from(u16::MAX / vnet::TCP_SIZE_MIN)),

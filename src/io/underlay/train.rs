@@ -243,23 +243,25 @@ mod tests {
 
     #[test]
     fn a_kernel_peers_udp_superframe_is_one_unit() {
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
-            .udp(1000, 2000)
-            .write(&mut frame, &[7; 4000])
-            .unwrap();
-        // The kernel leaves the pseudo-header sum: addresses, protocol and length.
-        let words = [0x0a00_u32, 1, 0x0a00, 2, 17, 4008];
-        let sum: u32 = words.iter().sum();
-        frame[40..42].copy_from_slice(&u16::try_from(sum).unwrap().to_be_bytes());
-        let bytes = [&WIRE[..], &frame].concat();
-        let Collected(taken, errors) = decap(&[message(&bytes, Some(400))]);
-        assert!(errors.is_empty());
-        let [(_, _, got, offload)] = &taken[..] else { panic!("{} units", taken.len()) };
-        assert_eq!(*got, frame);
-        let gso = offload.gso.unwrap();
-        assert_eq!((gso.kind, gso.size, gso.segments), (GsoKind::Udp, 400, 10));
-        assert_eq!(offload.checksum, Checksum::Partial { start: 34, offset: 6 });
+        // One that is longer than any MTU, and one of small datagrams that would fit it.
+        for (payload, size, segments) in [(4000_u16, 400, 10), (1080, 18, 60)] {
+            let mut frame = Vec::new();
+            PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+                .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+                .udp(1000, 2000)
+                .write(&mut frame, &vec![7; usize::from(payload)])
+                .unwrap();
+            // The kernel leaves the pseudo-header sum: addresses, protocol and length.
+            let sum = 0x0a00 + 1 + 0x0a00 + 2 + 17 + payload + 8;
+            frame[40..42].copy_from_slice(&sum.to_be_bytes());
+            let bytes = [&WIRE[..], &frame].concat();
+            let Collected(taken, errors) = decap(&[message(&bytes, Some(size))]);
+            assert!(errors.is_empty());
+            let [(_, _, got, offload)] = &taken[..] else { panic!("{} units", taken.len()) };
+            assert_eq!(*got, frame);
+            let gso = offload.gso.unwrap();
+            assert_eq!((gso.kind, gso.size, gso.segments), (GsoKind::Udp, size, segments));
+            assert_eq!(offload.checksum, Checksum::Partial { start: 34, offset: 6 });
+        }
     }
 }
