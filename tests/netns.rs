@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             ports_follow_the_underlays_mtu,
             the_vtep_follows_its_interface,
             a_reload_changes_the_underlay,
+            a_receive_buffer_overflows,
         ]),
         &cases!(kernel, needs KERNEL, [
             talks_with_udp_checksums,

@@ -225,7 +225,7 @@ impl Daemon {
     }
 
     fn socket_drops(&self) -> u64 {
-        self.workers.iter().map(|worker| worker.stats.socket_drops.get()).sum()
+        self.underlay.drops()
     }
 
     fn totals(&self) -> Totals {

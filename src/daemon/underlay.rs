@@ -22,6 +22,10 @@ pub(super) struct Underlay {
     interface_mtu: u32,
     /// Why there are none.
     pub(super) trouble: Option<String>,
+    /// Sockets of multicast groups, as they were handed out last.
+    groups: Vec<Arc<ReceiveSocket>>,
+    /// What the full buffers of sockets before these have cost.
+    drops_before: u64,
 }
 
 /// What is to be told to the workers and the topology.
@@ -64,6 +68,8 @@ impl Underlay {
             mtu = self.interface_mtu,
             "underlay is up"
         );
+        self.drops_before = self.drops();
+        self.groups.clear();
         self.sockets = Some(Arc::new(sockets));
         self.trouble = None;
         Ok(())
@@ -112,6 +118,13 @@ impl Underlay {
                 Ok(())
             }
         }
+    }
+
+    /// How many datagrams full receive buffers have cost so far.
+    pub(super) fn drops(&self) -> u64 {
+        let own = self.sockets.as_ref().map_or(0, |sockets| sockets.drops());
+        let groups: u64 = self.groups.iter().map(|socket| u64::from(socket.drops())).sum();
+        self.drops_before + own + groups
     }
 
     fn say(&mut self, trouble: String) {
@@ -168,13 +181,16 @@ impl Underlay {
     }
 
     /// Each worker's share of the sockets; the first one takes groups and errors.
-    pub(super) fn orders(&self, config: &Config, workers: usize) -> Vec<Order> {
-        let Some(sockets) = &self.sockets else { return Vec::new() };
-        let mut groups = self.groups(config, sockets);
+    pub(super) fn orders(&mut self, config: &Config, workers: usize) -> Vec<Order> {
+        let Some(sockets) = self.sockets.clone() else { return Vec::new() };
+        let joined = join_groups(config, &sockets);
+        let left = std::mem::replace(&mut self.groups, joined);
+        self.drops_before += left.iter().map(|socket| u64::from(socket.drops())).sum::<u64>();
+        let mut groups = self.groups.clone();
         (0..workers)
             .map(|worker| {
                 Order::Underlay(Box::new(UnderlayEnd {
-                    sockets: Arc::clone(sockets),
+                    sockets: Arc::clone(&sockets),
                     groups: std::mem::take(&mut groups),
                     takes_errors: worker == 0,
                     outer: self.outer(config),
@@ -182,21 +198,22 @@ impl Underlay {
             })
             .collect()
     }
+}
 
-    fn groups(&self, config: &Config, sockets: &UnderlaySockets) -> Vec<ReceiveSocket> {
-        let mut wanted: Vec<IpAddr> =
-            config.segments.iter().filter_map(|segment| segment.multicast).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let join = |group: IpAddr| match sockets.join(group) {
-            Ok(socket) => Some(socket),
-            Err(error) => {
-                warn!("underlay: {error}");
-                None
-            }
-        };
-        wanted.into_iter().filter_map(join).collect()
-    }
+/// A socket for each group that floods go to.
+fn join_groups(config: &Config, sockets: &UnderlaySockets) -> Vec<Arc<ReceiveSocket>> {
+    let mut wanted: Vec<IpAddr> =
+        config.segments.iter().filter_map(|segment| segment.multicast).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let join = |group: IpAddr| match sockets.join(group) {
+        Ok(socket) => Some(Arc::new(socket)),
+        Err(error) => {
+            warn!("underlay: {error}");
+            None
+        }
+    };
+    wanted.into_iter().filter_map(join).collect()
 }
 
 /// The address that the VTEP is to have, or why there is none.

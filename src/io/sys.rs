@@ -226,6 +226,29 @@ pub fn option(fd: BorrowedFd<'_>, option: SocketOption) -> io::Result<i32> {
     if code == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
+/// How many datagrams `fd` has lost so far to a full receive buffer (`SO_MEMINFO`,
+/// linux/sock_diag.h), wrapping.
+///
+/// # Errors
+/// What the kernel says.
+pub fn socket_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    /// `SK_MEMINFO_DROPS`, the last of the nine words.
+    const DROPS: usize = 8;
+    let mut words = [0_u32; DROPS + 1];
+    let mut len = size_of_val(&words) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `words`, and both live until it returns.
+    let code = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            words.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if code == 0 { Ok(words[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The MTU of the interface called `name`, asked through any socket `fd` of the namespace
 /// (`SIOCGIFMTU`, netdevice(7)).
 ///
@@ -439,8 +462,6 @@ pub struct Incoming {
     pub segment_size: Option<u16>,
     /// DSCP and ECN of the outer header.
     pub tos: u8,
-    /// How many datagrams this socket has lost so far to a full buffer (`SO_RXQ_OVFL`), wrapping.
-    pub overflow: Option<u32>,
 }
 
 /// The most messages that one [`receive_batch`] returns.
@@ -514,9 +535,6 @@ unsafe fn describe(header: &libc::mmsghdr, name: &Name) -> Incoming {
         (libc::IPPROTO_IP, libc::IP_TOS) => message.tos = bytes.first().copied().unwrap_or(0),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
             message.tos = int(bytes).map_or(0, |class| (class & 0xff) as u8);
-        }
-        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-            message.overflow = int(bytes).map(i32::cast_unsigned);
         }
         _ => {}
     };

@@ -1,5 +1,6 @@
 //! Daemons among themselves, with each setting that changes a frame's path turned to its other side.
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,8 @@ use lab::tool::eventually;
 use lab::traffic::frames::{BROADCAST, EXPERIMENTAL, Frames, frame, text_of};
 use lab::traffic::{ping, tcp};
 use lab::world::net;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tapestry::device::netlink::LinkChange;
 
 use crate::common::{exchange, exchange_cleanly, row, start, still_forwarding, tapestry};
@@ -226,5 +229,29 @@ pub(crate) fn a_reload_changes_the_underlay() -> Result<()> {
     let (code, why) = overlay.daemons[0].refusal("reload")?;
     ensure!(code == 1 && why.contains("underlay.workers"), "{code}: {why}");
     still_forwarding(&a, &b)?;
+    overlay.assert_sound()
+}
+
+/// A daemon that does not get round to its socket loses what does not fit, says how much, and goes
+/// on.
+pub(crate) fn a_receive_buffer_overflows() -> Result<()> {
+    let underlay_extra = "rcvbuf = 65536".to_owned();
+    let mut overlay = start(&Plan { underlay_extra, ..Plan::default() })?;
+    let (a, b) = (overlay.pods[0][0].clone(), overlay.pods[1][0].clone());
+    ping::until_answered(&a.space, b.hosts()[0], PATIENCE)?;
+    let pid = Pid::from_raw(overlay.daemons[1].pid()?);
+    kill(pid, Signal::SIGSTOP)?;
+    let flood = lab::traffic::udp::segmented(&a.space, &b.space, b.hosts()[0], 1000, 60, 0);
+    ensure!(flood.is_err(), "a stopped daemon has delivered");
+    let socket = a.space.run(|| UdpSocket::bind((a.v4.addr(), 0)))??;
+    for _ in 0..500 {
+        socket.send_to(&[0x5a; 1400], (b.v4.addr(), 9))?;
+    }
+    kill(pid, Signal::SIGCONT)?;
+    ping::until_answered(&a.space, b.hosts()[0], PATIENCE)?;
+    still_forwarding(&a, &b)?;
+    let drops = overlay.daemons[1].json("status")?["totals"]["socket_drops"].as_u64();
+    ensure!(drops > Some(0), "{drops:?} datagrams lost");
+    ensure!(overlay.daemons[1].drops("receive_buffer")? > 0);
     overlay.assert_sound()
 }

@@ -49,7 +49,7 @@ pub struct UnderlayEnd {
     /// The sockets of the VTEP address.
     pub sockets: Arc<UnderlaySockets>,
     /// Sockets of multicast groups: one worker has them all.
-    pub groups: Vec<ReceiveSocket>,
+    pub groups: Vec<Arc<ReceiveSocket>>,
     /// Whether this worker takes the send sockets' errors.
     pub takes_errors: bool,
     /// How headers are made.

@@ -9,8 +9,6 @@ pub struct Stats {
     pub turns: Counter,
     /// Units that it took in.
     pub units: Counter,
-    /// Datagrams that the kernel dropped because the receive buffer was full.
-    pub socket_drops: Counter,
     /// Errors that the underlay reported about peers.
     pub peer_errors: Counter,
     /// Reads of ports that failed and were tried again.

@@ -166,7 +166,7 @@ impl Worker {
         let Some(Underlay { end, receiver, tx }) = underlay else { return };
         let socket = match group {
             None => end.sockets.receive(usize::try_from(self.id).unwrap_or(usize::MAX)),
-            Some(group) => end.groups.get(group),
+            Some(group) => end.groups.get(group).map(|socket| &**socket),
         };
         let Some(socket) = socket else { return };
         let mut outputs = turn.outputs(ports, Some((tx, end.outer)), destinations);

@@ -48,9 +48,6 @@ pub(super) fn drain(
     let merge = Merge { tcp: true, udp: true, adopt: Some(engine.topology().overlay_mtu()) };
     for _ in 0..CALLS {
         let batch = receiver.receive(socket)?;
-        if batch.lost() != 0 {
-            stats.socket_drops.add(u64::from(batch.lost()));
-        }
         let full = batch.len() == RECEIVE_BATCH;
         let mut arrivals = Arrivals { now, engine, outputs, stats };
         let mut decap = Decap::new(merge);

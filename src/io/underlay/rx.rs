@@ -34,7 +34,6 @@ pub struct Received<'a> {
 pub struct Batch<'a> {
     arena: &'a [u8],
     messages: &'a [Incoming],
-    lost: u32,
 }
 
 impl<'a> Batch<'a> {
@@ -48,12 +47,6 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.messages.is_empty()
-    }
-
-    /// How many datagrams the socket's full buffer has cost since the last time it was told.
-    #[must_use]
-    pub const fn lost(&self) -> u32 {
-        self.lost
     }
 
     /// The messages in order. One whose sender the kernel did not name is left out.
@@ -104,9 +97,7 @@ impl Receiver {
             }
         };
         let messages = self.messages.get(..count).unwrap_or(&self.messages);
-        let reported = messages.iter().rev().find_map(|message| message.overflow);
-        let lost = reported.map_or(0, |reported| socket.lost_since(reported));
-        Ok(Batch { arena: &self.arena, messages, lost })
+        Ok(Batch { arena: &self.arena, messages })
     }
 }
 

@@ -9,12 +9,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{
-    Ipv4RecvErr, Ipv6RecvErr, RcvBufForce, RxqOvfl, SndBufForce, UdpGroSegment, UdpGsoSegment,
+    Ipv4RecvErr, Ipv6RecvErr, RcvBufForce, SndBufForce, UdpGroSegment, UdpGsoSegment,
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockFilter, Socket, Type};
 
@@ -137,8 +136,6 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> OpenError {
 pub struct ReceiveSocket {
     socket: Socket,
     local: SocketAddr,
-    /// The kernel's count of datagrams lost to a full buffer, as it was last reported.
-    overflow: AtomicU32,
 }
 
 impl ReceiveSocket {
@@ -148,9 +145,13 @@ impl ReceiveSocket {
         self.local
     }
 
-    /// How many datagrams were lost between the last report and this one.
-    pub(crate) fn lost_since(&self, reported: u32) -> u32 {
-        reported.wrapping_sub(self.overflow.swap(reported, Ordering::Relaxed))
+    /// How many datagrams its full buffer has cost so far, wrapping. Asked for when somebody wants
+    /// to know, and not told with the datagrams (`SO_RXQ_OVFL`): that copies from the kernel's
+    /// packet, which a kernel with hardened user copies takes for an attack when the packet comes
+    /// from a sender on the same host, and kills the thread in the midst of the call.
+    #[must_use]
+    pub fn drops(&self) -> u32 {
+        sys::socket_drops(self.as_fd()).unwrap_or(0)
     }
 }
 
@@ -244,6 +245,12 @@ impl UnderlaySockets {
         self.receive.get(worker)
     }
 
+    /// How many datagrams the workers' full receive buffers have cost so far.
+    #[must_use]
+    pub fn drops(&self) -> u64 {
+        self.receive.iter().map(|socket| u64::from(socket.drops())).sum()
+    }
+
     /// The send sockets in the order of their buckets, to watch their errors.
     pub fn senders(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
         self.send.iter().map(AsFd::as_fd)
@@ -293,7 +300,7 @@ impl UnderlaySockets {
             }
         }
         .map_err(at("joining the multicast group"))?;
-        Ok(ReceiveSocket { socket, local, overflow: AtomicU32::new(0) })
+        Ok(ReceiveSocket { socket, local })
     }
 }
 
@@ -316,7 +323,6 @@ fn open_receiver(local: SocketAddr, gro: Wish, buffer: usize) -> Result<(Socket,
         socket.set_recv_tclass_v6(true).map_err(at("IPV6_RECVTCLASS"))?;
         set(&socket, SocketOption::NoCheck6Rx, 1).map_err(at("UDP_NO_CHECK6_RX"))?;
     }
-    setsockopt(&socket, RxqOvfl, &1).map_err(errno_at("SO_RXQ_OVFL"))?;
     if setsockopt(&socket, RcvBufForce, &buffer).is_err() {
         // Without the right to that, as near as the host allows; the kernel cuts it to its limit.
         let _ = socket.set_recv_buffer_size(buffer);
@@ -355,7 +361,7 @@ fn open_receive_group(config: &UnderlayConfig) -> Result<(Vec<ReceiveSocket>, bo
             let bound = socket.local_addr().map_err(at("getsockname"))?;
             local = bound.as_socket().unwrap_or(local);
         }
-        group.push(ReceiveSocket { socket, local, overflow: AtomicU32::new(0) });
+        group.push(ReceiveSocket { socket, local });
     }
     Ok((group, all_gro))
 }
