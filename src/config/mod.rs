@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub use address::parse_peer;
-pub use check_port::check_port;
+pub use check_port::{check_port, check_ports};
 pub use check_segment::check_segment;
 pub use error::{ConfigError, Problem, render_error};
 pub use names::{IfName, Name, NameError, Netns};
