@@ -7,6 +7,8 @@ use lab::cases;
 
 #[path = "netns/common.rs"]
 mod common;
+#[path = "netns/fairness.rs"]
+mod fairness;
 #[path = "netns/hostile.rs"]
 mod hostile;
 #[path = "netns/kernel.rs"]
@@ -35,6 +37,7 @@ const KERNEL: &[&str] = &["ip", "bridge", "ethtool", "nsenter"];
 const CAPTURE: &[&str] = &["ip", "ethtool", "nsenter", "tshark"];
 const LAN: &[&str] = &["ip", "nsenter"];
 const SCALE: &[&str] = &["ip", "nsenter", "prlimit"];
+const FLOOD: &[&str] = &["ip", "nsenter", "chrt"];
 
 fn main() -> ExitCode {
     let groups: &[&[lab::suite::Case]] = &[
@@ -96,6 +99,11 @@ fn main() -> ExitCode {
             a_thousand_ports_in_namespaces_of_their_own,
             a_daemon_with_two_ports_is_small_and_idle,
             a_million_addresses_are_learned,
+        ]),
+        &cases!(fairness, needs FLOOD, [
+            a_flooding_port_does_not_starve_another,
+            a_port_that_floods_everybody_does_not_starve_another,
+            a_flooding_peer_does_not_starve_the_ports,
         ]),
         &cases!(life, needs LAN, [
             a_reload_touches_only_what_changed,
