@@ -75,6 +75,8 @@ pub(crate) struct Ledger {
     /// `None` until the segment is configured.
     pub(crate) limits: Option<SegmentLimits>,
     counts: Counts,
+    /// Strangers that came in, so far.
+    admitted: u64,
     nodes: Vec<Node>,
     free_node: u32,
     owners: Vec<Owner>,
@@ -90,6 +92,7 @@ impl Default for Ledger {
         Self {
             limits: None,
             counts: Counts::default(),
+            admitted: 0,
             nodes: Vec::new(),
             free_node: NIL,
             owners: Vec::new(),
@@ -104,6 +107,16 @@ impl Default for Ledger {
 impl Ledger {
     pub(crate) const fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Strangers that came in, so far.
+    pub(crate) const fn admitted(&self) -> u64 {
+        self.admitted
+    }
+
+    /// Writes down that a stranger came in.
+    pub(crate) const fn note_learned(&mut self) {
+        self.admitted += 1;
     }
 
     /// Writes down that an entry made room for another.
