@@ -153,6 +153,59 @@ fn learn(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The least that any table of a million entries costs here: one flat array of keys and words, half
+/// full, without shards, limits, aging, or anyone else's writes. Figures for 1M are read beside it.
+struct Plain {
+    slots: Box<[(u64, u64)]>,
+}
+
+impl Plain {
+    fn with(size: u64) -> Self {
+        let mut plain = Self { slots: vec![(0, 0); 2 * size as usize].into_boxed_slice() };
+        for n in 0..size {
+            let key = station(n).get().to_bits();
+            let mut at = plain.home(key);
+            while plain.slots[at].0 != 0 {
+                at = (at + 1) & (plain.slots.len() - 1);
+            }
+            plain.slots[at] = (key, n);
+        }
+        plain
+    }
+
+    fn home(&self, key: u64) -> usize {
+        let product = u128::from(key) * 0x9e37_79b9_7f4a_7c15_u128;
+        (product as u64 ^ (product >> 64) as u64) as usize & (self.slots.len() - 1)
+    }
+
+    fn look_up(&self, key: u64) -> Option<u64> {
+        let mut at = self.home(key);
+        loop {
+            match self.slots[at] {
+                (0, _) => return None,
+                (found, word) if found == key => return Some(word),
+                _ => at = (at + 1) & (self.slots.len() - 1),
+            }
+        }
+    }
+}
+
+fn plain(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("fdb/plain");
+    group.throughput(Throughput::Elements(1));
+    for (name, size) in SIZES {
+        let plain = Plain::with(size);
+        let mut n = 0_u64;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                n += 1;
+                plain.look_up(black_box(station(n.wrapping_mul(STRIDE) % size).get().to_bits()))
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Readers while a learner takes in ten thousand strangers a second.
 fn beside(criterion: &mut Criterion) {
     const EVERY: Duration = Duration::from_micros(100);
@@ -198,5 +251,5 @@ fn settings() -> Criterion {
         .measurement_time(Duration::from_secs(2))
 }
 
-criterion_group! { name = benches; config = settings(); targets = lookup, learn, beside }
+criterion_group! { name = benches; config = settings(); targets = plain, lookup, learn, beside }
 criterion_main!(benches);

@@ -122,7 +122,7 @@ impl Fdb {
         now: Tick,
     ) -> Learn {
         let mut evicted = None;
-        loop {
+        let node = loop {
             let fill = Fill {
                 owner: (ledger.learned_of(dest), limits.cap(dest)),
                 segment: (ledger.counts().learned, limits.max_macs),
@@ -130,14 +130,29 @@ impl Fdb {
                 all_full: evicted.is_none() && self.tally.is_full(self.max_entries),
             };
             let payer = match fill.room() {
-                Room::Free if evicted.is_some() || self.tally.reserve(self.max_entries) => break,
+                Room::Free if evicted.is_some() || self.tally.reserve(self.max_entries) => {
+                    let (node, appeared) = ledger.add(key, dest, Origin::Learned);
+                    self.owners.appeared(key.segment(), appeared);
+                    break node;
+                }
                 // Another segment took the place since.
                 Room::Free => continue,
-                Room::Own => Some(dest),
+                Room::Own => ledger.owner(dest),
                 Room::Heaviest => ledger.heaviest(dest),
                 Room::Nowhere => None,
             };
-            let Some(payer) = payer.filter(|payer| self.make_room(ledger, *payer)) else {
+            if let Some(own) = payer
+                && evicted.is_none()
+                && fill.lacks_one()
+                && ledger.owner_in(own) == Some(dest)
+                && let Some((gone, node)) = ledger.exchange(key, own)
+            {
+                self.shards.kill(gone);
+                ledger.note_eviction();
+                evicted = Some(dest);
+                break node;
+            }
+            let Some(payer) = payer.and_then(|payer| self.make_room(ledger, payer)) else {
                 if evicted.is_some() {
                     self.tally.release();
                 }
@@ -146,11 +161,8 @@ impl Fdb {
             if evicted.replace(payer).is_some() {
                 self.tally.release();
             }
-        }
-        let word = Word::new(dest, Origin::Learned, Stamp::of(now));
-        let (node, appeared) = ledger.add(key, dest, Origin::Learned);
-        self.owners.appeared(key.segment(), appeared);
-        self.shards.put(key, word, node);
+        };
+        self.shards.put(key, Word::new(dest, Origin::Learned, Stamp::of(now)), node);
         ledger.note_learned();
         let aging = segment.hot.aging();
         if aging != 0 {
@@ -182,8 +194,10 @@ impl Fdb {
                 return Learn::Refused(Refusal::Damped);
             }
         };
-        if ledger.learned_of(dest) >= cap {
-            self.evict(ledger, dest);
+        if ledger.learned_of(dest) >= cap
+            && let Some(owner) = ledger.owner(dest)
+        {
+            self.evict(ledger, owner);
         }
         let from = found.word.dest();
         let (appeared, vanished) = ledger.hand_over(found.node, dest);
@@ -196,23 +210,25 @@ impl Fdb {
         Learn::Moved { from }
     }
 
-    /// Removes an owner's oldest learned entry. Returns whether it had one.
-    pub(crate) fn evict(&self, ledger: &mut Ledger, owner: Dest) -> bool {
-        let had = self.make_room(ledger, owner);
+    /// Removes the oldest learned entry of the owner in this slot. Returns whether it had one.
+    pub(crate) fn evict(&self, ledger: &mut Ledger, owner: u32) -> bool {
+        let had = self.make_room(ledger, owner).is_some();
         if had {
             self.tally.release();
         }
         had
     }
 
-    /// As [`Self::evict`], but the place among all entries stays taken, for another one.
-    fn make_room(&self, ledger: &mut Ledger, owner: Dest) -> bool {
-        let Some((key, node)) = ledger.oldest(owner) else { return false };
+    /// As [`Self::evict`], but the place among all entries stays taken, for another one. Returns
+    /// whose entry it was.
+    fn make_room(&self, ledger: &mut Ledger, owner: u32) -> Option<Dest> {
+        let dest = ledger.owner_in(owner)?;
+        let (key, node) = ledger.oldest(owner)?;
         let vanished = ledger.drop_entry(node, Origin::Learned);
         self.owners.vanished(key.segment(), vanished);
         self.shards.kill(key);
         ledger.note_eviction();
-        true
+        Some(dest)
     }
 
     /// Removes an entry that the books name.
@@ -238,7 +254,8 @@ impl Fdb {
         for (owner, _) in owners {
             self.in_batches(segment, |ledger| {
                 let cap = ledger.limits.map_or(0, |limits| limits.cap(owner));
-                ledger.learned_of(owner) > cap && self.evict(ledger, owner)
+                ledger.learned_of(owner) > cap
+                    && ledger.owner(owner).is_some_and(|owner| self.evict(ledger, owner))
             });
         }
         self.in_batches(segment, |ledger| {

@@ -7,7 +7,7 @@ use encap::{MacAddr, StationMac};
 use crate::shard::{SHARDS, Shards};
 use crate::table::Table;
 use crate::word::{Key, Stamp, Word};
-use crate::{Dest, Fdb, Learn, Lookup, Refusal, SegmentId, Tick};
+use crate::{Dest, Fdb, Learn, Lookup, PortId, Refusal, SegmentId, Tick};
 
 /// A worker's own view of the table: one per thread.
 ///
@@ -19,6 +19,36 @@ use crate::{Dest, Fdb, Learn, Lookup, Refusal, SegmentId, Tick};
 pub struct Reader {
     fdb: Arc<Fdb>,
     view: View,
+    /// The station that was known last: a port's frames mostly come from one.
+    known: Known,
+}
+
+/// That a station is known at a place, by the contract of [`Fdb::generation`], for what is left of
+/// a tenth of a second.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Zero, which is no station's, for none.
+    key: u64,
+    dest: Dest,
+    generation: u32,
+    stamp: Stamp,
+}
+
+impl Known {
+    const NOBODY: Self = Self {
+        key: 0,
+        dest: Dest::Port(PortId { slot: 0, generation: 0 }),
+        generation: 0,
+        stamp: Stamp::of(Tick(0)),
+    };
+
+    #[inline]
+    fn is(&self, key: Key, dest: Dest, generation: u32, stamp: Stamp) -> bool {
+        self.key == key.raw()
+            && self.generation == generation
+            && self.stamp == stamp
+            && self.dest == dest
+    }
 }
 
 /// The published tables of a moment.
@@ -52,7 +82,7 @@ impl View {
 impl Reader {
     pub(crate) fn new(fdb: Arc<Fdb>) -> Self {
         let view = View::of(&fdb.shards);
-        Self { fdb, view }
+        Self { fdb, view, known: Known::NOBODY }
     }
 
     /// The shared table.
@@ -62,7 +92,9 @@ impl Reader {
     }
 
     /// Where a station lives, as [`Fdb::lookup`].
-    #[inline]
+    // Always: handed over a call, an address goes through memory in one width and comes back in
+    // another, which stalls for as long as the whole look-up takes.
+    #[inline(always)]
     pub fn lookup(&mut self, segment: SegmentId, mac: MacAddr, now: Tick) -> Lookup {
         let Some(key) = Key::of_destination(segment, mac) else { return Lookup::Unknown };
         let fdb = &*self.fdb;
@@ -74,8 +106,9 @@ impl Reader {
         word.dest().into()
     }
 
-    /// Takes in that a frame came from this station at this place, as [`Fdb::learn`].
-    #[inline]
+    /// Takes in that a frame came from this station at this place, as [`Fdb::learn`]. That the
+    /// station was evicted meanwhile may show a tenth of a second late.
+    #[inline(always)]
     pub fn learn(&mut self, id: SegmentId, mac: StationMac, dest: Dest, now: Tick) -> Learn {
         let fdb = &*self.fdb;
         let segment = fdb.segments.get(id).filter(|segment| segment.hot.learning());
@@ -83,9 +116,17 @@ impl Reader {
             return fdb.tally.tell(Learn::Refused(Refusal::Disabled));
         };
         let key = Key::new(id, mac);
+        // The generation before the table: what is read there is no older than it.
+        let (generation, stamp) = (segment.hot.generation(), Stamp::of(now));
+        if self.known.is(key, dest, generation, stamp) {
+            return Learn::Known;
+        }
         let hash = fdb.shards.hash(key);
         let word = self.view.read(&fdb.shards, hash, key);
-        if let Some(learn) = segment.hot.learn_unwritten(word, dest, Stamp::of(now)) {
+        if let Some(learn) = segment.hot.learn_unwritten(word, dest, stamp) {
+            if learn == Learn::Known {
+                self.known = Known { key: key.raw(), dest, generation, stamp };
+            }
             return fdb.tally.tell(learn);
         }
         let view = &mut self.view;

@@ -271,7 +271,22 @@ impl<C: Cell> Table<C> {
     }
 
     /// Where this key is or could go. Under the shard's lock.
+    #[inline]
     pub(crate) fn probe(&self, hash: u64, key: Key) -> Probe {
+        let at = hash as usize & (self.buckets.len() - 1);
+        let bucket = &self.buckets[at];
+        // Mostly the first bucket knows.
+        if let Some(way) = bucket.way(key.raw()) {
+            return Probe::Found(Place { bucket: at, way });
+        }
+        match bucket.way(0) {
+            Some(way) if !bucket.state().turned_away() => Probe::Free(Place { bucket: at, way }),
+            _ => self.probe_further_on(hash, key),
+        }
+    }
+
+    #[cold]
+    fn probe_further_on(&self, hash: u64, key: Key) -> Probe {
         let mut free = None;
         let mut beyond = true;
         for at in self.path(hash) {
@@ -331,7 +346,11 @@ impl<C: Cell> Table<C> {
     }
 
     /// In all buckets before the one of a slot.
+    #[inline]
     fn count_turned_away(&self, hash: u64, place: Place, more: bool) {
+        if hash as usize & (self.buckets.len() - 1) == place.bucket {
+            return;
+        }
         for at in self.path(hash).take_while(|at| *at != place.bucket) {
             let bucket = &self.buckets[at];
             bucket.state.set(bucket.state().turn_away(more).0);

@@ -197,7 +197,9 @@ impl Walk<'_> {
             Decision::Forward(forward) => Ok(self.send(segment, &admitted, frame, &forward, sink)),
             Decision::Answer(answer) => {
                 let vlan = admitted.ethernet.tag.and_then(Tag::vlan);
-                reply(answer, frame, &admitted, |frame| {
+                // A copy, here and in other rare places: what only inlined code has a reference to
+                // stays in registers.
+                reply(answer, frame, &admitted.clone(), |frame| {
                     let mut frame = Retagged::new(frame, None);
                     sink.to_port(port.id, port.spec.mtu, &frame.with(vlan));
                 })
@@ -267,7 +269,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn send<R: Remotes>(
         &self,
         segment: &Segment,
