@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tapestry::config::{
     Config, ConfigError, Dscp, Local, Name, PortMode, PortSpec, SegmentSpec, Toggle,
-    UnknownUnicast, check_port, check_segment, derived_mac, render_error,
+    UnknownUnicast, check_port, check_ports, check_segment, derived_mac, render_error,
 };
 
 /// Everything in it is right. Rows replace one piece of it.
@@ -389,6 +389,30 @@ fn a_port_comes_back_from_its_specification() {
         assert_eq!(back, spec);
         let again = check_port(&back, &config.node.name, &config.segments, &[]);
         assert_eq!(again.as_ref(), Ok(port));
+    }
+}
+
+#[test]
+fn ports_that_are_checked_together_are_checked_against_each_other() {
+    let config = Config::parse(GOOD).unwrap();
+    let spec = |json: &str| serde_json::from_str::<PortSpec>(json).unwrap();
+    let specs = [
+        spec(r#"{"name": "c", "segment": "blue"}"#),
+        // Its name and its device are not taken by it, since it is wrong.
+        spec(r#"{"name": "d", "segment": "bleu"}"#),
+        spec(r#"{"name": "d", "segment": "blue"}"#),
+        spec(r#"{"name": "e", "segment": "blue", "ifname": "c"}"#),
+        spec(r#"{"name": "tap-a", "segment": "blue"}"#),
+        spec(r#"{"name": "e", "segment": "green"}"#),
+    ];
+    let results = check_ports(&specs, &config.node.name, &config.segments, &config.ports);
+    let kept: Vec<_> = results.iter().map(|result| result.is_ok()).collect();
+    assert_eq!(kept, [true, false, true, false, false, true]);
+    let mut others = config.ports.clone();
+    for (spec, result) in specs.iter().zip(results) {
+        let alone = check_port(spec, &config.node.name, &config.segments, &others);
+        assert_eq!(alone, result);
+        others.extend(alone);
     }
 }
 

@@ -7,6 +7,8 @@ use lab::cases;
 
 #[path = "netns/common.rs"]
 mod common;
+#[path = "netns/fairness.rs"]
+mod fairness;
 #[path = "netns/hostile.rs"]
 mod hostile;
 #[path = "netns/kernel.rs"]
@@ -21,6 +23,8 @@ mod ovs;
 mod peers;
 #[path = "netns/restart.rs"]
 mod restart;
+#[path = "netns/scale.rs"]
+mod scale;
 #[path = "netns/settings.rs"]
 mod settings;
 #[path = "netns/trunk.rs"]
@@ -32,6 +36,8 @@ const OVS: &[&str] = lab::peer::ovs::PROGRAMS;
 const KERNEL: &[&str] = &["ip", "bridge", "ethtool", "nsenter"];
 const CAPTURE: &[&str] = &["ip", "ethtool", "nsenter", "tshark"];
 const LAN: &[&str] = &["ip", "nsenter"];
+const SCALE: &[&str] = &["ip", "nsenter", "prlimit"];
+const FLOOD: &[&str] = &["ip", "nsenter", "chrt"];
 
 fn main() -> ExitCode {
     let groups: &[&[lab::suite::Case]] = &[
@@ -88,11 +94,23 @@ fn main() -> ExitCode {
             a_stop_breaks_no_connection,
             both_nodes_crash_at_once,
         ]),
+        &cases!(scale, needs SCALE, [
+            a_thousand_ports_in_one_namespace,
+            a_thousand_ports_in_namespaces_of_their_own,
+            a_daemon_with_two_ports_is_small_and_idle,
+            a_million_addresses_are_learned,
+        ]),
+        &cases!(fairness, needs FLOOD, [
+            a_flooding_port_does_not_starve_another,
+            a_port_that_floods_everybody_does_not_starve_another,
+            a_flooding_peer_does_not_starve_the_ports,
+        ]),
         &cases!(life, needs LAN, [
             a_reload_touches_only_what_changed,
             a_wrong_config_changes_nothing,
             a_port_comes_and_goes_with_its_namespace,
             a_namespace_may_come_after_the_daemon,
+            a_port_that_could_not_come_up_is_tried_again,
             teardown_leaves_nothing,
             an_ephemeral_daemon_takes_its_ports_along,
             a_second_daemon_is_refused,

@@ -33,16 +33,37 @@ pub fn check_port(
     segments: &[Segment],
     others: &[Port],
 ) -> Result<Port, Vec<Problem>> {
-    let names = segments.iter().map(|segment| segment.name.as_str());
-    let mut rules = PortRules::new(Some(node), names);
-    for other in others {
-        rules.take(other);
-    }
+    let mut rules = PortRules::among(node, segments, others);
     let mut problems = Vec::new();
     match rules.check(spec, "", &mut problems) {
         Some(port) if problems.is_empty() => Ok(port),
         _ => Err(problems),
     }
+}
+
+/// As [`check_port`] for one port after the other, each of which counts among the others for those
+/// behind it if nothing is wrong with it.
+pub fn check_ports<'s>(
+    specs: impl IntoIterator<Item = &'s PortSpec>,
+    node: &Name,
+    segments: &[Segment],
+    others: &[Port],
+) -> Vec<Result<Port, Vec<Problem>>> {
+    let mut rules = PortRules::among(node, segments, others);
+    let mut results: Vec<Result<Port, Vec<Problem>>> = Vec::new();
+    for spec in specs {
+        let mut problems = Vec::new();
+        match rules.check(spec, "", &mut problems) {
+            Some(port) if problems.is_empty() => results.push(Ok(port)),
+            _ => {
+                // It has left its name in the rules, and perhaps more.
+                rules = PortRules::among(node, segments, others);
+                results.iter().flatten().for_each(|port| rules.take(port));
+                results.push(Err(problems));
+            }
+        }
+    }
+    results
 }
 
 /// What a port may be, given the segments and the ports before it.
@@ -89,6 +110,13 @@ impl<'a> PortRules<'a> {
             macs: HashMap::new(),
             addresses: HashMap::new(),
         }
+    }
+
+    /// Rules for a port beside others.
+    fn among(node: &'a Name, segments: &'a [Segment], others: &[Port]) -> Self {
+        let mut rules = Self::new(Some(node), segments.iter().map(|segment| segment.name.as_str()));
+        others.iter().for_each(|other| rules.take(other));
+        rules
     }
 
     fn take(&mut self, other: &Port) {

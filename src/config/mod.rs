@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::parse_peer;
-pub use check_port::check_port;
+pub use check_port::{check_port, check_ports};
 pub use check_segment::check_segment;
 pub use error::{ConfigError, Problem, render_error};
 pub use names::{IfName, Name, NameError, Netns};

@@ -39,6 +39,7 @@ impl Daemon {
     }
 
     fn port_add(&mut self, spec: &PortSpec, origin: ObjectOrigin) -> Answer<PortRow> {
+        self.finish_bringing();
         if self.ports.contains_key(&spec.name) {
             let message = format!("there is a port \"{}\" already", spec.name);
             return Err(Refusal::refused(message).at("name"));
@@ -73,7 +74,9 @@ impl Daemon {
             );
             return Err(Refusal::refused(message));
         }
-        self.remove_port(name).map_err(Refusal::failed)?;
+        self.finish_bringing();
+        let removed = self.remove_ports(&[name.to_owned()]);
+        removed.into_iter().collect::<Result<(), _>>().map_err(Refusal::failed)?;
         info!(port = name, "removed");
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 pub mod clock;
 mod commands;
+mod lifecycle;
 mod notify;
 mod plan;
 mod ports;
@@ -15,8 +16,10 @@ mod state;
 mod supervise;
 mod teardown;
 mod underlay;
+mod watch;
 pub mod worker;
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use std::thread;
 use anyhow::Context as _;
 use crossbeam_channel::Sender;
 use fdb::{Fdb, Settings};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use switch::Topology;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -52,6 +56,7 @@ pub use teardown::teardown;
 /// cannot do without.
 pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let config = Config::load(config_path)?;
+    raise_descriptor_limit();
     let clock = Clock::start();
     let socket = ControlSocket::bind(&config.control.socket)
         .with_context(|| format!("control socket {}", config.control.socket.display()))?;
@@ -103,8 +108,11 @@ impl Daemon {
         let mut ports: Vec<_> =
             self.config.ports.iter().map(|port| (port.clone(), ObjectOrigin::Config)).collect();
         let mut stale = Vec::new();
+        let configured: HashSet<&str> =
+            self.config.ports.iter().map(|port| port.name.as_str()).collect();
+        let mut specs = Vec::new();
         for (name, entry) in self.devices.recorded() {
-            if ports.iter().any(|(port, _)| port.name.as_str() == name) {
+            if configured.contains(name) {
                 continue;
             }
             let origin = match entry.origin {
@@ -115,23 +123,26 @@ impl Daemon {
                 Origin::Api => ObjectOrigin::Api,
                 Origin::Cni => ObjectOrigin::Cni,
             };
-            let others: Vec<_> = ports.iter().map(|(port, _)| port.clone()).collect();
-            let checked = serde_json::from_value(entry.spec.clone())
-                .map_err(|error| error.to_string())
-                .and_then(|spec| {
-                    let (node, segments) = (&self.config.node.name, &self.config.segments);
-                    config::check_port(&spec, node, segments, &others).map_err(|problems| {
-                        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-                    })
-                });
-            match checked {
-                Ok(port) => ports.push((port, origin)),
-                // It stays on record: a configuration that fits it may come back.
-                Err(why) => warn!(port = name, "not restored: {why}"),
+            match serde_json::from_value(entry.spec.clone()) {
+                Ok(spec) => specs.push((name, origin, spec)),
+                Err(error) => warn!(port = name, "not restored: {error}"),
             }
         }
-        for name in stale {
-            match self.devices.remove_recorded(&name) {
+        let Config { node, segments, ports: others, .. } = &self.config;
+        let wanted = specs.iter().map(|(_, _, spec)| spec);
+        let checked = config::check_ports(wanted, &node.name, segments, others);
+        for ((name, origin, _), checked) in specs.iter().zip(checked) {
+            match checked {
+                Ok(port) => ports.push((port, *origin)),
+                // It stays on record: a configuration that fits it may come back.
+                Err(problems) => {
+                    let why: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                    warn!(port = name, "not restored: {}", why.join("; "));
+                }
+            }
+        }
+        for (name, removed) in stale.iter().zip(self.devices.remove_recorded(&stale)) {
+            match removed {
                 Ok(_) => info!(port = name, "removed: no longer in the configuration"),
                 Err(error) => warn!(port = name, "not removed: {error}"),
             }
@@ -147,6 +158,16 @@ impl Daemon {
         for (worker, order) in self.workers.iter().zip(orders) {
             worker.order(order);
         }
+    }
+}
+
+/// A thousand ports need more descriptors than a shell allows its children, but fewer than it would
+/// let them have. Who runs into the hard limit is told by the port that could not be made.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!("the limit of open descriptors stays as it is: {error}");
     }
 }
 

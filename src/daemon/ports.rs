@@ -1,8 +1,8 @@
 //! The devices behind the ports: made, adopted, brought up to date and removed here, and what was
 //! done is journaled.
 
-use std::panic::resume_unwind;
-use std::thread;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use tracing::{info, warn};
 
@@ -12,13 +12,10 @@ use crate::device::adopt::{self, Expectation};
 use crate::device::error::{Cause, DeviceError};
 use crate::device::journal::{Entry, Journal, Origin};
 use crate::device::make::{self, Made, Removal};
+use crate::device::many;
 use crate::device::spec::{Facts, NetnsRef, Standing};
 
 use super::plan::DeviceRules;
-
-/// Devices that are made at the same time: entering a namespace and closing queues wait in the
-/// kernel, not on a processor.
-const AT_ONCE: usize = 8;
 
 /// Whether a port has its device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,50 +74,201 @@ impl Devices {
         self.journal.iter().flat_map(Journal::iter)
     }
 
-    /// Adopts or makes the devices of `ports`, several at a time, in the order given.
+    /// Adopts or makes the devices of `ports` and records them; results are in the order given.
     pub(super) fn bring_up(
         &mut self,
         ports: &[(Port, ObjectOrigin)],
     ) -> Vec<Result<Made, DeviceError>> {
-        let mut results = Vec::with_capacity(ports.len());
-        let this = &*self;
-        for chunk in ports.chunks(AT_ONCE) {
-            let made: Vec<_> = thread::scope(|scope| {
-                let started: Vec<_> = chunk
-                    .iter()
-                    .map(|(port, _)| scope.spawn(move || this.adopt_or_make(port)))
-                    .collect();
-                started.into_iter().map(thread::ScopedJoinHandle::join).collect()
-            });
-            // A result that were left out would make the others those of other ports.
-            let made = made.into_iter();
-            results.extend(made.map(|made| made.unwrap_or_else(|why| resume_unwind(why))));
-        }
-        let made = ports.iter().zip(&results);
-        let made: Vec<_> = made
-            .filter_map(|((port, origin), result)| {
-                let facts = &result.as_ref().ok()?.facts;
-                Some((port.name.as_str().to_owned(), self.record(port, *origin, facts)))
-            })
-            .collect();
-        self.write(|journal| journal.insert_all(made));
+        let results = self.maker(ports).make(ports);
+        self.keep_made(ports, &results);
         results
+    }
+
+    /// What it takes to make the devices of `ports`, so that it can be done elsewhere.
+    pub(super) fn maker(&self, ports: &[(Port, ObjectOrigin)]) -> Maker {
+        let recorded = |(port, _): &(Port, ObjectOrigin)| {
+            let entry = self.recorded_as(port)?;
+            (entry.boot_id == self.boot_id).then(|| (port.name.as_str().to_owned(), entry.clone()))
+        };
+        Maker { rules: self.rules, recorded: ports.iter().filter_map(recorded).collect() }
+    }
+
+    /// Records the devices of `ports` that were made.
+    pub(super) fn keep_made(
+        &mut self,
+        ports: &[(Port, ObjectOrigin)],
+        results: &[Result<Made, DeviceError>],
+    ) {
+        let made = ports.iter().zip(results).filter_map(|((port, origin), result)| {
+            Some(self.record(port, *origin, &result.as_ref().ok()?.facts))
+        });
+        self.keep(made.collect());
+    }
+
+    /// Brings a device that is up to what `port` now says. Returns what was changed, in words, and
+    /// what is to be kept of it.
+    pub(super) fn update(
+        &self,
+        port: &Port,
+        origin: ObjectOrigin,
+        facts: &mut Facts,
+        before: &Port,
+    ) -> Result<(Vec<String>, Record), DeviceError> {
+        let spec = self.rules.tap(port);
+        let recorded = self.recorded_as(port);
+        let standing =
+            recorded.map_or_else(|| Standing::from(&self.rules.tap(before)), Entry::standing);
+        let changes = make::configure(&spec, facts.ifindex, &standing)?;
+        facts.mac = spec.mac;
+        facts.mtu = spec.mtu;
+        Ok((changes, self.record(port, origin, facts)))
+    }
+
+    /// Keeps records, with one write for all of them.
+    pub(super) fn keep(&mut self, records: Vec<Record>) {
+        self.write(|journal| journal.insert_all(records));
+    }
+
+    /// Removes the devices of ports, as far as they are still those that were made, and forgets
+    /// them; results are in the order given. What could not be removed stays on record.
+    pub(super) fn remove(
+        &mut self,
+        ports: &[(Port, Option<Facts>)],
+    ) -> Vec<Result<(), DeviceError>> {
+        let this = &*self;
+        let removed = many::for_each(
+            ports,
+            |(port, _)| place(port),
+            |(port, facts)| {
+                let spec = this.rules.tap(port);
+                let expect = match (facts, this.recorded_as(port)) {
+                    (_, Some(entry)) => entry.expectation(),
+                    (Some(facts), None) => Expectation {
+                        mac: facts.mac,
+                        owner: spec.owner,
+                        netns: Some(facts.netns),
+                        ifindex: Some(facts.ifindex),
+                    },
+                    (None, None) => return Ok(()),
+                };
+                make::remove(spec.netns.as_ref(), &spec.ifname, &expect).map(drop)
+            },
+        );
+        let gone = ports.iter().zip(&removed).filter(|(_, removed)| removed.is_ok());
+        let gone: Vec<&str> = gone.map(|((port, _), _)| port.name.as_str()).collect();
+        self.write(|journal| journal.remove_all(gone));
+        removed
+    }
+
+    /// Removes what was recorded under these names, and says of each whether it was there. What
+    /// was made in another boot cannot be; it is looked for even so, since a sandbox may hide which
+    /// boot this is.
+    pub(super) fn remove_recorded(
+        &mut self,
+        names: &[String],
+    ) -> Vec<Result<Removal, DeviceError>> {
+        let this = &*self;
+        let netns = |entry: &Entry| entry.netns.as_ref().map(|netns| NetnsRef(netns.name.clone()));
+        let removed = many::for_each(
+            names,
+            |name| netns(this.journal.as_ref()?.get(name)?).map(|netns| netns.path()),
+            |name| {
+                let recorded = this.journal.as_ref().and_then(|journal| journal.get(name));
+                let Some(entry) = recorded else { return Ok(Removal::Absent) };
+                let netns = netns(entry);
+                match make::remove(netns.as_ref(), &entry.ifname, &entry.expectation()) {
+                    // After a boot, the name may be somebody else's.
+                    Err(error) if entry.boot_id != this.boot_id && error.mismatch().is_some() => {
+                        Ok(Removal::Absent)
+                    }
+                    removed => removed,
+                }
+            },
+        );
+        let gone = names.iter().zip(&removed).filter(|(_, removed)| removed.is_ok());
+        let gone: Vec<&str> = gone.map(|(name, _)| name.as_str()).collect();
+        self.write(|journal| journal.remove_all(gone));
+        removed
+    }
+
+    /// Removes recorded devices that are not where their port now is to be.
+    pub(super) fn remove_moved<'p>(&mut self, ports: impl Iterator<Item = &'p Port>) {
+        let moved = ports.filter(|port| {
+            let entry = self.recorded_as(port);
+            entry.is_some_and(|entry| !is_where(entry, port))
+        });
+        let moved: Vec<String> = moved.map(|port| port.name.as_str().to_owned()).collect();
+        for (name, removed) in moved.iter().zip(self.remove_recorded(&moved)) {
+            if let Err(error) = removed {
+                warn!(port = name, "its device before was not removed: {error}");
+            }
+        }
+    }
+
+    /// Removes the device of `port` if it stands without a record: known by name, owner and
+    /// address.
+    pub(super) fn remove_unrecorded(&self, port: &Port) -> Result<(), DeviceError> {
+        let spec = self.rules.tap(port);
+        let expect = Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
+        match make::remove(spec.netns.as_ref(), &spec.ifname, &expect) {
+            // Somebody else's device of that name is none of our business.
+            Err(error) if error.mismatch().is_some() => Ok(()),
+            removed => removed.map(drop),
+        }
+    }
+
+    fn recorded_as(&self, port: &Port) -> Option<&Entry> {
+        self.journal.as_ref()?.get(port.name.as_str())
+    }
+
+    fn record(&self, port: &Port, origin: ObjectOrigin, facts: &Facts) -> Record {
+        let origin = match origin {
+            ObjectOrigin::Config => Origin::Config,
+            ObjectOrigin::Api => Origin::Api,
+            ObjectOrigin::Cni => Origin::Cni,
+        };
+        let asked = serde_json::to_value(port.spec()).unwrap_or_default();
+        let entry = Entry::new(origin, &self.rules.tap(port), facts, &self.boot_id, asked);
+        (port.name.as_str().to_owned(), entry)
+    }
+
+    /// A journal that cannot be written costs the next start its memory, not this one its ports.
+    fn write(
+        &mut self,
+        change: impl FnOnce(&mut Journal) -> Result<(), crate::device::journal::JournalError>,
+    ) {
+        if let Some(Err(error)) = self.journal.as_mut().map(change) {
+            warn!("journal: {error}");
+        }
+    }
+}
+
+/// A port's name, and what the journal is to say of it.
+pub(super) type Record = (String, Entry);
+
+/// Makes devices. It has all that it needs, and so may be sent to another thread.
+#[derive(Debug)]
+pub(super) struct Maker {
+    rules: DeviceRules,
+    /// What was made before in this boot, by the port's name.
+    recorded: BTreeMap<String, Entry>,
+}
+
+impl Maker {
+    /// Adopts or makes the devices of `ports`; results are in the order given.
+    pub(super) fn make(&self, ports: &[(Port, ObjectOrigin)]) -> Vec<Result<Made, DeviceError>> {
+        many::for_each(ports, |(port, _)| place(port), |(port, _)| self.adopt_or_make(port))
     }
 
     fn adopt_or_make(&self, port: &Port) -> Result<Made, DeviceError> {
         let spec = self.rules.tap(port);
-        let recorded = self.journal.as_ref().and_then(|journal| journal.get(port.name.as_str()));
-        if let Some(entry) = recorded.filter(|entry| entry.boot_id == self.boot_id) {
-            let netns = entry.netns.as_ref().map(|netns| netns.name.as_str());
-            if netns == port.netns.as_ref().map(crate::config::Netns::as_str)
-                && entry.ifname == port.ifname.as_str()
-            {
-                match self.adopt(port, &entry.expectation(), &entry.standing()) {
-                    Err(error) if error.mismatch().is_some() => {
-                        info!(port = %port.name, "not adopted, made anew: {error}");
-                    }
-                    done => return done,
+        let recorded = self.recorded.get(port.name.as_str());
+        if let Some(entry) = recorded.filter(|entry| is_where(entry, port)) {
+            match self.adopt(port, &entry.expectation(), &entry.standing()) {
+                Err(error) if error.mismatch().is_some() => {
+                    info!(port = %port.name, "not adopted, made anew: {error}");
                 }
+                done => return done,
             }
         }
         match make::make(&spec) {
@@ -152,116 +300,16 @@ impl Devices {
         info!(port = %port.name, device = %made.facts.ifname, "adopted");
         Ok(made)
     }
+}
 
-    /// Brings a device that is up to what `port` now says.
-    pub(super) fn update(
-        &mut self,
-        port: &Port,
-        origin: ObjectOrigin,
-        facts: &mut Facts,
-        before: &Port,
-    ) -> Result<Vec<String>, DeviceError> {
-        let spec = self.rules.tap(port);
-        let recorded = self.journal.as_ref().and_then(|journal| journal.get(port.name.as_str()));
-        let standing =
-            recorded.map_or_else(|| Standing::from(&self.rules.tap(before)), Entry::standing);
-        let changes = make::configure(&spec, facts.ifindex, &standing)?;
-        facts.mac = spec.mac;
-        facts.mtu = spec.mtu;
-        let entry = (port.name.as_str().to_owned(), self.record(port, origin, facts));
-        self.write(|journal| journal.insert_all([entry]));
-        Ok(changes)
-    }
+/// The path of a port's namespace.
+fn place(port: &Port) -> Option<PathBuf> {
+    port.netns.as_ref().map(crate::config::Netns::path)
+}
 
-    /// Removes the device of `port`, if it is still the one that was made, and forgets it.
-    pub(super) fn remove(&mut self, port: &Port, facts: Option<&Facts>) -> Result<(), DeviceError> {
-        let spec = self.rules.tap(port);
-        let recorded = self.journal.as_ref().and_then(|journal| journal.get(port.name.as_str()));
-        let expect = match (facts, recorded) {
-            (_, Some(entry)) => Some(entry.expectation()),
-            (Some(facts), None) => Some(Expectation {
-                mac: facts.mac,
-                owner: spec.owner,
-                netns: Some(facts.netns),
-                ifindex: Some(facts.ifindex),
-            }),
-            (None, None) => None,
-        };
-        if let Some(expect) = expect {
-            make::remove(spec.netns.as_ref(), &spec.ifname, &expect)?;
-        }
-        self.forget(port.name.as_str());
-        Ok(())
-    }
-
-    /// Removes what was recorded under `name`, and says whether it was there. What was made in
-    /// another boot cannot be; it is looked for even so, since a sandbox may hide which boot this is.
-    pub(super) fn remove_recorded(&mut self, name: &str) -> Result<Removal, DeviceError> {
-        let recorded = self.journal.as_ref().and_then(|journal| journal.get(name));
-        let Some(entry) = recorded else { return Ok(Removal::Absent) };
-        let netns = entry.netns.as_ref().map(|netns| NetnsRef(netns.name.clone()));
-        let removal = match make::remove(netns.as_ref(), &entry.ifname, &entry.expectation()) {
-            // After a boot, the name may be somebody else's.
-            Err(error) if entry.boot_id != self.boot_id && error.mismatch().is_some() => {
-                Removal::Absent
-            }
-            removed => removed?,
-        };
-        self.forget(name);
-        Ok(removal)
-    }
-
-    /// Removes recorded devices that are not where their port now is to be.
-    pub(super) fn remove_moved<'p>(&mut self, ports: impl Iterator<Item = &'p Port>) {
-        for port in ports {
-            let recorded =
-                self.journal.as_ref().and_then(|journal| journal.get(port.name.as_str()));
-            let Some(entry) = recorded else { continue };
-            let netns = entry.netns.as_ref().map(|netns| netns.name.as_str());
-            let stays = netns == port.netns.as_ref().map(crate::config::Netns::as_str)
-                && entry.ifname == port.ifname.as_str();
-            if stays {
-                continue;
-            }
-            if let Err(error) = self.remove_recorded(port.name.as_str()) {
-                warn!(port = %port.name, "its device before was not removed: {error}");
-            }
-        }
-    }
-
-    /// Removes the device of `port` if it stands without a record: known by name, owner and
-    /// address.
-    pub(super) fn remove_unrecorded(&self, port: &Port) -> Result<(), DeviceError> {
-        let spec = self.rules.tap(port);
-        let expect = Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
-        match make::remove(spec.netns.as_ref(), &spec.ifname, &expect) {
-            // Somebody else's device of that name is none of our business.
-            Err(error) if error.mismatch().is_some() => Ok(()),
-            removed => removed.map(drop),
-        }
-    }
-
-    fn forget(&mut self, name: &str) {
-        self.write(|journal| journal.remove(name).map(drop));
-    }
-
-    fn record(&self, port: &Port, origin: ObjectOrigin, facts: &Facts) -> Entry {
-        let origin = match origin {
-            ObjectOrigin::Config => Origin::Config,
-            ObjectOrigin::Api => Origin::Api,
-            ObjectOrigin::Cni => Origin::Cni,
-        };
-        let asked = serde_json::to_value(port.spec()).unwrap_or_default();
-        Entry::new(origin, &self.rules.tap(port), facts, &self.boot_id, asked)
-    }
-
-    /// A journal that cannot be written costs the next start its memory, not this one its ports.
-    fn write(
-        &mut self,
-        change: impl FnOnce(&mut Journal) -> Result<(), crate::device::journal::JournalError>,
-    ) {
-        if let Some(Err(error)) = self.journal.as_mut().map(change) {
-            warn!("journal: {error}");
-        }
-    }
+/// Whether a recorded device is where `port` is to have its own.
+fn is_where(entry: &Entry, port: &Port) -> bool {
+    let netns = entry.netns.as_ref().map(|netns| netns.name.as_str());
+    netns == port.netns.as_ref().map(crate::config::Netns::as_str)
+        && entry.ifname == port.ifname.as_str()
 }

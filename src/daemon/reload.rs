@@ -1,14 +1,14 @@
 //! A reload: the file is read again, compared with what runs, and what differs is changed. What
 //! did not change is not touched, and its traffic does not notice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 
 use tracing::info;
 
-use super::ports::Device;
+use super::ports::{Device, Record};
 use super::state::Daemon;
-use crate::config::{self, Config, ConfigError, Port};
+use crate::config::{self, Config, ConfigError, Port, Segment};
 use crate::control::model::{ObjectOrigin, ReloadReport};
 use crate::control::{Answer, Refusal};
 
@@ -16,6 +16,7 @@ impl Daemon {
     /// Reads the file again and applies what changed. A file that is wrong, or that asks for what
     /// cannot be changed while running, changes nothing.
     pub(super) fn reload(&mut self) -> Answer<ReloadReport> {
+        self.finish_bringing();
         let next = Config::load(&self.config_path).map_err(|error| match &error {
             ConfigError::Invalid { problems, .. } => Refusal::problems(problems),
             ConfigError::Read { .. } => Refusal::invalid(&error),
@@ -38,16 +39,14 @@ impl Daemon {
 
     /// Ports that did not come from the file stay, so they must still make sense beside it.
     fn check_others(&self, next: &Config) -> Answer<BTreeMap<String, Port>> {
-        let mut ports = next.ports.clone();
+        let held = self.ports.iter().filter(|(_, held)| held.origin != ObjectOrigin::Config);
+        let (names, specs): (Vec<_>, Vec<_>) =
+            held.map(|(name, held)| (name, held.port.spec())).unzip();
+        let checked = config::check_ports(&specs, &next.node.name, &next.segments, &next.ports);
         let mut others = BTreeMap::new();
-        for (name, held) in &self.ports {
-            if held.origin == ObjectOrigin::Config {
-                continue;
-            }
-            let (spec, node) = (held.port.spec(), &next.node.name);
-            match config::check_port(&spec, node, &next.segments, &ports) {
+        for (name, checked) in names.into_iter().zip(checked) {
+            match checked {
                 Ok(port) => {
-                    ports.push(port.clone());
                     others.insert(name.clone(), port);
                 }
                 Err(problems) => {
@@ -78,66 +77,69 @@ impl Daemon {
     }
 
     fn reload_ports(&mut self, others: &BTreeMap<String, Port>, changes: &mut Vec<String>) {
-        let wanted: BTreeMap<String, Port> = self
-            .config
+        let wanted: BTreeMap<&str, &Port> =
+            self.config.ports.iter().map(|port| (port.name.as_str(), port)).collect();
+        let gone = self
             .ports
-            .iter()
-            .map(|port| (port.name.as_str().to_owned(), port.clone()))
-            .collect();
-        let held: Vec<String> = self.ports.keys().cloned().collect();
-        for name in held.iter().filter(|name| !wanted.contains_key(*name)) {
-            if others.contains_key(name) {
-                continue;
+            .keys()
+            .filter(|name| !wanted.contains_key(name.as_str()) && !others.contains_key(*name));
+        let gone: Vec<String> = gone.cloned().collect();
+        let (mut added, mut anew, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, port) in wanted {
+            match self.ports.get(name) {
+                None => added.push(port.clone()),
+                Some(before) if before.port == *port => {}
+                Some(before) if moved(&before.port, port) => anew.push(port.clone()),
+                Some(_) => changed.push(port.clone()),
             }
-            let gone = self.remove_port(name);
-            changes.push(match gone {
-                Ok(()) => format!("port {name}: removed"),
-                Err(error) => format!("port {name}: removed, but {error}"),
+        }
+        self.remove_and_tell(&gone, "removed", changes);
+        changes.extend(added.iter().map(|port| format!("port {}: added", port.name)));
+        let names: Vec<String> = anew.iter().map(|port| port.name.to_string()).collect();
+        self.remove_and_tell(&names, "made anew", changes);
+        let records: Vec<_> =
+            changed.into_iter().filter_map(|port| self.change_port(port, changes)).collect();
+        self.devices.keep(records);
+        added.extend(anew);
+        self.add_and_tell(added, changes);
+    }
+
+    fn remove_and_tell(&mut self, names: &[String], what: &str, changes: &mut Vec<String>) {
+        for (name, removed) in names.iter().zip(self.remove_ports(names)) {
+            changes.push(match removed {
+                Ok(()) => format!("port {name}: {what}"),
+                Err(error) => format!("port {name}: {what}, but {error}"),
             });
         }
-        let mut added = Vec::new();
-        for (name, port) in wanted {
-            match self.ports.get(&name) {
-                None => {
-                    changes.push(format!("port {name}: added"));
-                    added.push((port, ObjectOrigin::Config));
-                }
-                Some(before) if before.port == port => {}
-                Some(before) if moved(&before.port, &port) => {
-                    let gone = self.remove_port(&name);
-                    changes.push(match gone {
-                        Ok(()) => format!("port {name}: made anew"),
-                        Err(error) => format!("port {name}: made anew, but {error}"),
-                    });
-                    added.push((port, ObjectOrigin::Config));
-                }
-                Some(_) => self.change_port(&name, port, changes),
-            }
+    }
+
+    fn add_and_tell(&mut self, ports: Vec<Port>, changes: &mut Vec<String>) {
+        if ports.is_empty() {
+            return;
         }
-        if !added.is_empty() {
-            let names: Vec<String> = added.iter().map(|(port, _)| port.name.to_string()).collect();
-            self.add_ports(added);
-            for name in names {
-                if let Some(Device::Down { reason, .. }) =
-                    self.ports.get(&name).map(|attachment| &attachment.device)
-                {
-                    changes.push(format!("port {name}: down: {reason}"));
-                }
+        let names: Vec<String> = ports.iter().map(|port| port.name.to_string()).collect();
+        self.add_ports(ports.into_iter().map(|port| (port, ObjectOrigin::Config)).collect());
+        for name in names {
+            let device = self.ports.get(&name).map(|attachment| &attachment.device);
+            if let Some(Device::Down { reason, .. }) = device {
+                changes.push(format!("port {name}: down: {reason}"));
             }
         }
     }
 
-    /// Changes a port whose device stays.
-    fn change_port(&mut self, name: &str, port: Port, changes: &mut Vec<String>) {
-        let Some(mut attachment) = self.ports.remove(name) else { return };
+    /// Changes a port whose device stays. Returns what is to be kept of it.
+    fn change_port(&mut self, port: Port, changes: &mut Vec<String>) -> Option<Record> {
+        let name = port.name.as_str().to_owned();
+        let mut attachment = self.ports.remove(&name)?;
         if attachment.port.mode != port.mode {
             changes.push(format!("port {name}: other segments"));
         }
+        let mut kept = None;
         if let Device::Up(facts) = &mut attachment.device {
-            let updated = self.devices.update(&port, attachment.origin, facts, &attachment.port);
-            match updated {
-                Ok(done) => {
+            match self.devices.update(&port, attachment.origin, facts, &attachment.port) {
+                Ok((done, record)) => {
                     changes.extend(done.into_iter().map(|done| format!("port {name}: {done}")));
+                    kept = Some(record);
                 }
                 Err(error) => changes.push(format!("port {name}: {error}")),
             }
@@ -145,7 +147,8 @@ impl Daemon {
             changes.push(format!("port {name}: changed, still down"));
         }
         attachment.port = port;
-        self.ports.insert(name.to_owned(), attachment);
+        self.ports.insert(name, attachment);
+        kept
     }
 }
 
@@ -182,33 +185,39 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Answer<()> {
 }
 
 fn describe_segments(before: &Config, after: &Config, changes: &mut Vec<String>) {
+    let (held, kept) = (by_name(before), by_name(after));
     for segment in &before.segments {
-        if after.segment(segment.name.as_str()).is_none() {
+        if !kept.contains_key(segment.name.as_str()) {
             changes.push(format!("segment {}: removed", segment.name));
         }
     }
     for segment in &after.segments {
-        match before.segment(segment.name.as_str()) {
+        match held.get(segment.name.as_str()) {
             None => changes.push(format!("segment {}: added", segment.name)),
-            Some(held) if held == segment => {}
-            Some(held) => {
-                let gone = held.peers.iter().filter(|peer| !segment.peers.contains(peer));
-                let new = segment.peers.iter().filter(|peer| !held.peers.contains(peer));
-                let peers: Vec<String> = gone
-                    .map(|peer| format!("segment {}: peer {} removed", segment.name, peer.ip()))
-                    .chain(
-                        new.map(|peer| {
-                            format!("segment {}: peer {} added", segment.name, peer.ip())
-                        }),
-                    )
-                    .collect();
-                let mut rest = held.clone();
-                rest.peers.clone_from(&segment.peers);
-                if rest != *segment || peers.is_empty() {
-                    changes.push(format!("segment {}: changed", segment.name));
-                }
-                changes.extend(peers);
-            }
+            Some(held) if *held == segment => {}
+            Some(held) => describe_segment(held, segment, changes),
         }
     }
+}
+
+fn by_name(config: &Config) -> HashMap<&str, &Segment> {
+    config.segments.iter().map(|segment| (segment.name.as_str(), segment)).collect()
+}
+
+fn describe_segment(before: &Segment, after: &Segment, changes: &mut Vec<String>) {
+    let name = &after.name;
+    let (held, kept): (HashSet<_>, HashSet<_>) =
+        (before.peers.iter().collect(), after.peers.iter().collect());
+    let gone = before.peers.iter().filter(|peer| !kept.contains(peer));
+    let new = after.peers.iter().filter(|peer| !held.contains(peer));
+    let peers: Vec<String> = gone
+        .map(|peer| format!("segment {name}: peer {} removed", peer.ip()))
+        .chain(new.map(|peer| format!("segment {name}: peer {} added", peer.ip())))
+        .collect();
+    let mut rest = before.clone();
+    rest.peers.clone_from(&after.peers);
+    if rest != *after || peers.is_empty() {
+        changes.push(format!("segment {name}: changed"));
+    }
+    changes.extend(peers);
 }

@@ -12,15 +12,14 @@ use switch::{Change, Counters, PortSpec, Reading, Topology, TopologySpec};
 use tracing::warn;
 
 use super::clock::Clock;
+use super::lifecycle::Bringing;
 use super::plan;
-use super::ports::{Attachment, Device, Devices};
+use super::ports::{Attachment, Devices};
 use super::underlay::Underlay;
+use super::watch::Watch;
 use super::worker::{self, Order};
-use crate::config::{Config, Port};
-use crate::control::model::ObjectOrigin;
-use crate::device::error::DeviceError;
-use crate::device::make::Made;
-use crate::io::port::{PortOffloads, PortQueue};
+use crate::config::{Config, Segment};
+use crate::io::port::PortOffloads;
 
 /// VTEPs beside the configured ones that are remembered: segments without `strict_peers` hear
 /// whoever sends.
@@ -45,6 +44,15 @@ pub(super) struct Daemon {
     pub(super) heard: BTreeMap<(IpAddr, String), Tick>,
     /// VTEPs whose path turned out narrower than the interface, and since when.
     pub(super) lowered: HashMap<VtepId, Tick>,
+    /// Ports that are on their way up.
+    pub(super) bringing: Bringing,
+    /// What is heard of changes outside.
+    pub(super) watch: Watch,
+    /// The topologies before, as long as a worker may hold them: to drop a large one takes time
+    /// that no worker has.
+    retired: Vec<Arc<Topology>>,
+    /// VTEPs were heard that the topology does not have yet.
+    unheard: bool,
     /// What a slot had counted when its present user came.
     baselines: Baselines,
     /// Flushes to be repeated: a worker may have learned by the topology before.
@@ -87,6 +95,10 @@ impl Daemon {
             underlay,
             heard: BTreeMap::new(),
             lowered: HashMap::new(),
+            bringing: Bringing::default(),
+            watch: Watch::new(),
+            retired: Vec::new(),
+            unheard: false,
             baselines: Baselines::default(),
             flush_again: Vec::new(),
         }
@@ -148,10 +160,23 @@ impl Daemon {
             }
         };
         let changes = self.topology.diff(&next);
+        let segments = self.segments_by_name();
+        let configure = |id| {
+            let config = next.segment(id).and_then(|one| segments.get(one.spec.name.as_str()));
+            if let Some(segment) = config {
+                self.fdb.configure_segment(id, plan::limits(segment));
+            }
+        };
+        for change in &changes {
+            if let Change::SegmentAdded(id) | Change::SegmentChanged(id) = *change {
+                configure(id);
+            }
+        }
         for change in &changes {
             self.prepare(&next, change);
         }
-        self.topology = Arc::clone(&next);
+        let before = std::mem::replace(&mut self.topology, Arc::clone(&next));
+        self.retired.push(before);
         for worker in &self.workers {
             worker.order(Order::Topology(Arc::clone(&next)));
         }
@@ -163,8 +188,9 @@ impl Daemon {
     /// Gives the table the segments' limits, which are none of the topology's business: a change of
     /// them alone makes no other topology.
     pub(super) fn configure_segments(&self) {
+        let segments = self.segments_by_name();
         for segment in self.topology.segments() {
-            let Some(config) = self.config.segment(&segment.spec.name) else { continue };
+            let Some(config) = segments.get(segment.spec.name.as_str()) else { continue };
             let limits = plan::limits(config);
             if self.fdb.limits(segment.id) != Some(limits) {
                 self.fdb.configure_segment(segment.id, limits);
@@ -172,16 +198,15 @@ impl Daemon {
         }
     }
 
-    /// What has to be there before a worker forwards by the next topology.
+    fn segments_by_name(&self) -> HashMap<&str, &Segment> {
+        self.config.segments.iter().map(|segment| (segment.name.as_str(), segment)).collect()
+    }
+
+    /// What has to be there before a worker forwards by the next topology. Segments are configured
+    /// by then.
     fn prepare(&mut self, next: &Topology, change: &Change) {
         let now = self.clock.tick();
         match *change {
-            Change::SegmentAdded(id) | Change::SegmentChanged(id) => {
-                let name = next.segment(id).map(|segment| segment.spec.name.as_str());
-                if let Some(segment) = name.and_then(|name| self.config.segment(name)) {
-                    self.fdb.configure_segment(id, plan::limits(segment));
-                }
-            }
             Change::PortAdded(id) => {
                 let reading = switch::read_port(self.counters(), id);
                 self.baselines.ports.insert(id, reading);
@@ -192,7 +217,9 @@ impl Daemon {
                 let reading = switch::read_vtep(self.counters(), id);
                 self.baselines.vteps.insert(id, (reading, now));
             }
-            Change::SegmentRemoved(_)
+            Change::SegmentAdded(_)
+            | Change::SegmentChanged(_)
+            | Change::SegmentRemoved(_)
             | Change::PortRemoved(_)
             | Change::VtepRemoved(_)
             | Change::VtepLeft { .. } => {}
@@ -236,8 +263,10 @@ impl Daemon {
         self.flush_again.push(scope);
     }
 
-    /// Repeats the flushes of the last second: by now every worker has the topology.
+    /// Repeats the flushes of the last second, and drops what was replaced: by now every worker has
+    /// the topology.
     pub(super) fn flush_again(&mut self) {
+        self.retired.retain(|topology| Arc::strong_count(topology) > 1);
         for scope in std::mem::take(&mut self.flush_again) {
             // Ports and VTEPs are named with their generation; only a segment's slot may have a
             // new user by now, whose static entries are none of ours.
@@ -247,80 +276,6 @@ impl Daemon {
                 self.fdb.flush(scope);
             }
         }
-    }
-
-    /// Adds `ports`, makes or adopts their devices, and hands their queues to the workers. What
-    /// could not be made is down, and says why.
-    pub(super) fn add_ports(&mut self, ports: Vec<(Port, ObjectOrigin)>) {
-        let results = self.devices.bring_up(&ports);
-        let mut made = Vec::new();
-        for ((port, origin), result) in ports.into_iter().zip(results) {
-            let name = port.name.as_str().to_owned();
-            let device = match result {
-                Ok(Made { queues, facts }) => {
-                    made.push((name.clone(), queues, facts.offloads));
-                    Device::Up(facts)
-                }
-                Err(error) => {
-                    let held = self.ports.get(&name).map(|held| &held.device);
-                    down(&name, &error, held)
-                }
-            };
-            self.ports.insert(name, Attachment { port, origin, device });
-        }
-        self.apply();
-        for (name, queues, offloads) in made {
-            let offloads = PortOffloads::new(offloads.csum, offloads.tso, offloads.uso);
-            self.attach(&name, queues, Arc::new(offloads));
-        }
-    }
-
-    /// Hands a port's queues to the workers, one each.
-    fn attach(
-        &mut self,
-        name: &str,
-        queues: Vec<std::os::fd::OwnedFd>,
-        offloads: Arc<PortOffloads>,
-    ) {
-        let Some(id) = self.topology.port_named(name).map(|port| port.id) else { return };
-        for (worker, fd) in self.workers.iter().zip(queues) {
-            match PortQueue::adopt(fd, Arc::clone(&offloads)) {
-                Ok(queue) => worker.order(Order::Attach(id, queue)),
-                Err(error) => warn!(port = name, "queue {}: {error}", worker.id),
-            }
-        }
-        self.offloads.insert(id, offloads);
-    }
-
-    /// Takes a port's queues from the workers.
-    pub(super) fn detach(&mut self, name: &str) {
-        let Some(id) = self.topology.port_named(name).map(|port| port.id) else { return };
-        self.offloads.remove(&id);
-        for worker in &self.workers {
-            worker.order(Order::Detach(id));
-        }
-    }
-
-    /// Takes a port down and says why.
-    pub(super) fn take_down(&mut self, name: &str, reason: String, absent: bool) {
-        self.detach(name);
-        if let Some(attachment) = self.ports.get_mut(name) {
-            warn!(port = name, "down: {reason}");
-            attachment.device = Device::Down { reason, absent };
-        }
-        self.apply();
-    }
-
-    /// Removes a port and its device.
-    ///
-    /// # Errors
-    /// When the device could not be removed. The port is gone even so.
-    pub(super) fn remove_port(&mut self, name: &str) -> Result<(), DeviceError> {
-        self.detach(name);
-        let Some(attachment) = self.ports.remove(name) else { return Ok(()) };
-        let removed = self.devices.remove(&attachment.port, attachment.facts());
-        self.apply();
-        removed
     }
 
     /// Remembers a VTEP that nobody has named, as far as there is room.
@@ -335,7 +290,14 @@ impl Daemon {
             return;
         }
         self.heard.insert(key, self.clock.tick());
-        self.apply();
+        self.unheard = true;
+    }
+
+    /// Takes those that were heard into the topology.
+    pub(super) fn apply_heard(&mut self) {
+        if std::mem::take(&mut self.unheard) {
+            self.apply();
+        }
     }
 
     /// Forgets VTEPs that were only heard and have been silent for long.
@@ -381,15 +343,6 @@ fn repin(fdb: &Fdb, id: PortId, old: &[Pin], new: &[Pin], now: Tick) {
     for (segment, mac) in new.iter().filter(|pin| !old.contains(pin)) {
         fdb.insert(*segment, *mac, Dest::Port(id), Origin::Control, now);
     }
-}
-
-/// A port whose device could not be had. What is tried again and again is told once.
-fn down(name: &str, error: &DeviceError, before: Option<&Device>) -> Device {
-    let now = Device::Down { reason: error.to_string(), absent: error.is_netns_absent() };
-    if before != Some(&now) {
-        warn!(port = name, "down: {error}");
-    }
-    now
 }
 
 #[cfg(test)]

@@ -19,16 +19,12 @@ use super::state::Daemon;
 use super::underlay::Moved;
 use super::worker::News;
 use crate::control::{ControlSocket, MetricsListener, commands};
-use crate::device::netns;
-use crate::device::watch::{Fate, fate};
 
 /// How often the daemon looks after what nobody tells it: namespaces that vanish, entries that
 /// expire, an underlay that moves.
 const TICK: Duration = Duration::from_secs(1);
 /// Entries that are looked at in one tick, so that a large table does not hold up the loop.
 const EXPIRE_BUDGET: usize = 50_000;
-/// Ticks between two tries to bring up a port that is down.
-const RETRY_TICKS: u64 = 5;
 
 /// Where the loop's work comes from.
 #[derive(Debug)]
@@ -50,7 +46,8 @@ pub(super) struct Desk {
 pub(super) fn run(daemon: Daemon, desk: Desk) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    let (daemon, outcome) = runtime.block_on(serve(daemon, desk));
+    let (mut daemon, outcome) = runtime.block_on(serve(daemon, desk));
+    daemon.finish_bringing();
     for worker in daemon.workers {
         worker.stop();
     }
@@ -88,6 +85,7 @@ async fn attend(
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut notifier = Notifier::new();
+    let brought = Arc::clone(&daemon.bringing.bell);
     let mut count = 0_u64;
     loop {
         notifier.tell_state(&daemon.readiness());
@@ -99,17 +97,12 @@ async fn attend(
                 Ok(report) => info!(changes = report.changes.len(), "reloaded"),
                 Err(refusal) => error!("reload refused: {refusal}"),
             },
-            () = bell.notified() => {
-                while let Ok(news) = news.try_recv() {
-                    daemon.take(news)?;
-                }
-            }
+            () = bell.notified() => daemon.take_all(news)?,
+            () = brought.notified() => daemon.finish_bringing(),
             _ = ticks.tick() => {
                 count += 1;
                 // What is said of a port's queues is about those before it is brought up again.
-                while let Ok(news) = news.try_recv() {
-                    daemon.take(news)?;
-                }
+                daemon.take_all(news)?;
                 daemon.tick(count);
                 notifier.feed_watchdog(&daemon.workers);
             }
@@ -121,14 +114,24 @@ async fn attend(
 }
 
 impl Daemon {
-    /// Takes one of the workers' news.
-    fn take(&mut self, news: News) -> anyhow::Result<()> {
+    /// Takes the workers' news. What it changes of the topology is one change.
+    fn take_all(&mut self, news: &Receiver<News>) -> anyhow::Result<()> {
+        let mut gone = Vec::new();
+        while let Ok(news) = news.try_recv() {
+            self.take(news, &mut gone)?;
+        }
+        self.take_down(gone, false);
+        self.apply_heard();
+        Ok(())
+    }
+
+    /// Takes one of the workers' news; ports whose device is gone are added to `gone`, with words.
+    fn take(&mut self, news: News, gone: &mut Vec<(String, String)>) -> anyhow::Result<()> {
         match news {
             News::PortGone(id, errno) => {
-                let port = self.topology.port(id).map(|port| port.spec.name.clone());
-                if let Some(name) = port {
+                if let Some(port) = self.topology.port(id) {
                     let why = std::io::Error::from_raw_os_error(errno);
-                    self.take_down(&name, format!("its device is gone: {why}"), false);
+                    gone.push((port.spec.name.clone(), format!("its device is gone: {why}")));
                 }
             }
             News::Event(Event::VtepHeard { address, segment }) => self.hear(address, segment),
@@ -154,68 +157,14 @@ impl Daemon {
     fn tick(&mut self, count: u64) {
         self.flush_again();
         self.fdb.expire(self.clock.tick(), EXPIRE_BUDGET);
-        self.watch_namespaces();
-        self.follow_underlay();
-        if count.is_multiple_of(RETRY_TICKS) {
-            self.retry_ports();
+        self.watch_namespaces(count);
+        if self.underlay_may_have_moved(count) {
+            self.follow_underlay();
         }
+        self.retry_ports();
         if count.is_multiple_of(60) {
             self.forget_silent();
             self.raise_paths();
-        }
-    }
-
-    /// Takes ports down whose namespace has vanished, and brings them up where it has come back.
-    fn watch_namespaces(&mut self) {
-        let mut back = Vec::new();
-        for name in self.ports.keys().cloned().collect::<Vec<_>>() {
-            let Some(attachment) = self.ports.get(&name) else { continue };
-            let Some(path) = attachment.port.netns.as_ref().map(crate::config::Netns::path) else {
-                continue;
-            };
-            let held = attachment.facts().map(|facts| facts.netns);
-            let absent = matches!(attachment.device, Device::Down { absent: true, .. });
-            if held.is_none() && !absent {
-                continue;
-            }
-            let Ok(seen) = netns::identity_of(&path) else { continue };
-            let gone = format!("its namespace {} is gone", path.display());
-            match fate(held, seen) {
-                Fate::Unchanged => {}
-                Fate::Vanished => self.take_down(&name, gone, true),
-                Fate::Replaced(_) => {
-                    self.take_down(&name, gone, true);
-                    back.push(name);
-                }
-                Fate::Returned(_) => back.push(name),
-            }
-        }
-        self.bring_back(back);
-    }
-
-    /// Tries again to bring up ports that are down for other reasons than an absent namespace.
-    fn retry_ports(&mut self) {
-        let down = self.ports.iter().filter(|(_, attachment)| {
-            matches!(attachment.device, Device::Down { absent: false, .. })
-        });
-        let down = down.map(|(name, _)| name.clone()).collect();
-        self.bring_back(down);
-    }
-
-    fn bring_back(&mut self, names: Vec<String>) {
-        if names.is_empty() {
-            return;
-        }
-        let taken: Vec<_> = names.iter().filter_map(|name| self.ports.get(name)).collect();
-        let ports = taken
-            .into_iter()
-            .map(|attachment| (attachment.port.clone(), attachment.origin))
-            .collect();
-        self.add_ports(ports);
-        for name in names {
-            if self.ports.get(&name).is_some_and(|attachment| attachment.facts().is_some()) {
-                info!(port = name, "up again");
-            }
         }
     }
 
@@ -242,17 +191,21 @@ impl Daemon {
 
     /// Gives the devices of ports without an MTU of their own the overlay's new one.
     fn follow_mtu(&mut self) {
+        self.finish_bringing();
+        let mut records = Vec::new();
         for (name, attachment) in &mut self.ports {
             if attachment.port.mtu.is_some() {
                 continue;
             }
             if let Device::Up(facts) = &mut attachment.device {
                 let port = &attachment.port;
-                if let Err(error) = self.devices.update(port, attachment.origin, facts, port) {
-                    warn!(port = name, "MTU: {error}");
+                match self.devices.update(port, attachment.origin, facts, port) {
+                    Ok((_, record)) => records.push(record),
+                    Err(error) => warn!(port = name, "MTU: {error}"),
                 }
             }
         }
+        self.devices.keep(records);
     }
 
     /// Remembers when a path was lowered, to try its old MTU again some day (RFC 1191 section 6.3).

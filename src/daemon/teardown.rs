@@ -40,8 +40,8 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
         };
         let mut devices = Devices::new(rules, Some(journal), journal::boot_id()?);
         let names: Vec<String> = devices.recorded().map(|(name, _)| name.to_owned()).collect();
-        for name in names {
-            match devices.remove_recorded(&name) {
+        for (name, removed) in names.iter().zip(devices.remove_recorded(&names)) {
+            match removed {
                 Ok(Removal::Removed) => info!(port = name, "removed"),
                 Ok(Removal::Absent) => info!(port = name, "forgotten: its device was not there"),
                 Err(why) => {

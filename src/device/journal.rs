@@ -243,14 +243,26 @@ impl Journal {
         &mut self,
         entries: impl IntoIterator<Item = (String, Entry)>,
     ) -> Result<(), JournalError> {
-        let mut ports = self.ports.clone();
-        ports.extend(entries);
-        if ports == self.ports {
+        let mut before = Vec::new();
+        for (port, entry) in entries {
+            if self.ports.get(&port) != Some(&entry) {
+                before.push((port.clone(), self.ports.insert(port, entry)));
+            }
+        }
+        if before.is_empty() {
             return Ok(());
         }
-        self.save(&ports)?;
-        self.ports = ports;
-        Ok(())
+        let saved = self.save();
+        if saved.is_err() {
+            // The last one first: an entry may have been replaced twice.
+            for (port, entry) in before.into_iter().rev() {
+                match entry {
+                    Some(entry) => self.ports.insert(port, entry),
+                    None => self.ports.remove(&port),
+                };
+            }
+        }
+        saved
     }
 
     /// Forgets a port, and returns what was recorded of it.
@@ -263,14 +275,30 @@ impl Journal {
         let Some(entry) = self.ports.remove(port) else {
             return Ok(None);
         };
-        self.save(&self.ports)?;
+        self.save()?;
         Ok(Some(entry))
     }
 
-    fn save(&self, ports: &BTreeMap<String, Entry>) -> Result<(), JournalError> {
+    /// Forgets several ports with one write.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::remove`].
+    pub fn remove_all<'p>(
+        &mut self,
+        ports: impl IntoIterator<Item = &'p str>,
+    ) -> Result<(), JournalError> {
+        let before = self.ports.len();
+        for port in ports {
+            self.ports.remove(port);
+        }
+        if self.ports.len() == before { Ok(()) } else { self.save() }
+    }
+
+    fn save(&self) -> Result<(), JournalError> {
         let path = self.dir.join(FILE);
         let aside = self.dir.join("ports.json.tmp");
-        let written = write(&self.dir, &path, &aside, ports);
+        let written = write(&self.dir, &path, &aside, &self.ports);
         if written.is_err() {
             let _ = fs::remove_file(&aside);
         }
@@ -285,7 +313,7 @@ fn write(
     ports: &BTreeMap<String, Entry>,
 ) -> Result<(), (&'static str, io::Error)> {
     let step = |step| move |error: io::Error| (step, error);
-    let text = serde_json::to_vec_pretty(&Outgoing { version: VERSION, ports })
+    let text = serde_json::to_vec(&Outgoing { version: VERSION, ports })
         .map_err(|error| ("encode", error.into()))?;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
@@ -368,6 +396,10 @@ mod tests {
         assert_eq!(journal.iter().map(|(port, _)| port).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(journal.remove("b").unwrap(), Some(entry("tap-b")));
         assert_eq!(Journal::open(&state).unwrap().0.len(), 1);
+        journal.insert_all(["c", "d"].map(|port| (port.to_owned(), entry(port)))).unwrap();
+        journal.remove_all(["a", "c", "nobody"]).unwrap();
+        let (journal, _) = Journal::open(&state).unwrap();
+        assert_eq!(journal.iter().map(|(port, _)| port).collect::<Vec<_>>(), ["d"]);
     }
 
     #[test]
@@ -415,6 +447,9 @@ mod tests {
         let error = journal.insert("b", entry("tap-b")).unwrap_err();
         assert_eq!(error.step, "create");
         assert_eq!(journal.get("b"), None);
+        let twice = ["tap-x", "tap-y"].map(|ifname| ("a".to_owned(), entry(ifname)));
+        journal.insert_all(twice).unwrap_err();
+        assert_eq!(journal.get("a"), Some(&entry("tap-a")));
         assert!(journal.remove("a").is_err());
         assert_eq!(journal.get("a"), None);
         fs::remove_dir(&aside).unwrap();

@@ -82,7 +82,7 @@ pub fn configure(
             let kind = link.kind.unwrap_or_else(|| "physical".to_owned());
             return Err(Mismatch::NotTap { kind }).step("find the device");
         }
-        settle(&mut netlink, &link, spec, previous)
+        settle(&mut netlink, &link, spec, Some(previous))
     })
 }
 
@@ -184,14 +184,19 @@ fn validate(spec: &TapSpec) -> Result<(), StepError> {
 
 fn make_inside(spec: &TapSpec, netns: NetnsIdentity) -> Result<Made, StepError> {
     let mut netlink = Netlink::open().step("open netlink")?;
-    if let Some(link) = netlink.find_link(&spec.ifname).step("look for the name")? {
-        let kind = link.kind.unwrap_or_else(|| "physical".to_owned());
-        return Err(Cause::Taken { kind }).step("create");
-    }
     // Until it is made persistent as the last step, the device vanishes with its descriptors,
     // whether this function fails or the process dies in the middle of it.
     let mut queues = Vec::with_capacity(usize::from(spec.queues));
-    let first = attach(&spec.ifname, libc::IFF_TUN_EXCL, "create")?;
+    let first = attach(&spec.ifname, libc::IFF_TUN_EXCL, "create").map_err(|error| {
+        // With EBUSY or EINVAL the kernel does not tell whether the name is taken, and by what.
+        match netlink.find_link(&spec.ifname) {
+            Ok(Some(link)) => {
+                let kind = link.kind.unwrap_or_else(|| "physical".to_owned());
+                StepError { step: "create", cause: Cause::Taken { kind } }
+            }
+            _ => error,
+        }
+    })?;
     verify(first.as_fd(), &spec.ifname, netns).step("verify")?;
     set_header(first.as_fd()).step("set the vnet header")?;
     sys::tun_set_owner(first.as_fd(), spec.owner).step("set the owner")?;
@@ -200,7 +205,7 @@ fn make_inside(spec: &TapSpec, netns: NetnsIdentity) -> Result<Made, StepError> 
     attach_rest(&mut queues, spec, netns)?;
 
     let link = netlink.link_by_name(&spec.ifname).step("read back")?;
-    settle(&mut netlink, &link, spec, &Standing::default())?;
+    settle(&mut netlink, &link, spec, None)?;
     let link = netlink.link_by_index(link.index).step("read back")?;
     if spec.persist
         && let Some(first) = queues.first()

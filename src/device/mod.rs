@@ -4,6 +4,7 @@ pub mod adopt;
 pub mod error;
 pub mod journal;
 pub mod make;
+pub mod many;
 pub mod netlink;
 pub mod netns;
 pub mod offload;

@@ -4,8 +4,10 @@
 //! To speak to another namespace, open it within [`Netns::run`](super::netns::Netns::run).
 
 mod address;
+mod changes;
 mod link;
 mod neighbour;
+mod qdisc;
 mod route;
 
 use std::io;
@@ -21,6 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 pub use address::Address;
+pub use changes::Changes;
 pub use link::{Link, LinkChange, TunFacts, VxlanSpec};
 pub use neighbour::Neighbour;
 pub use route::{Route, RouteEntry};

@@ -3,6 +3,7 @@
 //! Only helper threads change their namespace, never a caller's: a thread that has entered one
 //! ends there.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -22,6 +23,11 @@ pub const RUN_DIR: &str = "/run/netns";
 
 /// Where older systems keep them.
 const OLD_RUN_DIR: &str = "/var/run/netns";
+
+thread_local! {
+    /// The namespace that this thread was made to enter, if it is such a thread.
+    static ENTERED: Cell<Option<NetnsIdentity>> = const { Cell::new(None) };
+}
 
 /// A step with a namespace that failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +62,15 @@ pub struct NetnsIdentity {
     pub dev: u64,
     /// The namespace's inode.
     pub ino: u64,
+}
+
+impl NetnsIdentity {
+    /// Whether a path leads to this namespace.
+    #[must_use]
+    pub fn is_at(self, path: &Path) -> bool {
+        std::fs::metadata(path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (self.dev, self.ino))
+    }
 }
 
 impl fmt::Display for NetnsIdentity {
@@ -133,16 +148,21 @@ impl Netns {
 
     /// Runs a closure inside the namespace, on a thread of its own that ends afterwards, and
     /// returns what it returns. Sockets and TAP descriptors opened in it stay in the namespace.
-    /// A panic in the closure is passed on.
+    /// A panic in the closure is passed on. Within such a closure, another for the same namespace
+    /// runs on the same thread: entering costs more than most of what is done inside.
     ///
     /// # Errors
     ///
     /// If no thread can be had, or the namespace may not be entered (EPERM without CAP_SYS_ADMIN).
     pub fn run<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        if ENTERED.get() == Some(self.identity) {
+            return Ok(inside());
+        }
         thread::scope(|scope| {
             let body = || {
                 setns(&self.fd, CloneFlags::CLONE_NEWNET)
                     .map_err(|e| NetnsError::new(self.identity, "enter", e))?;
+                ENTERED.set(Some(self.identity));
                 Ok(inside())
             };
             let thread = thread::Builder::new()
@@ -296,7 +316,10 @@ mod tests {
     #[test]
     fn the_own_namespace_has_one_identity() {
         let path = Path::new("/proc/self/ns/net");
-        assert_eq!(identity_of(path).unwrap(), Some(Netns::current().unwrap().identity()));
+        let own = Netns::current().unwrap().identity();
+        assert_eq!(identity_of(path).unwrap(), Some(own));
+        assert!(own.is_at(path) && !own.is_at(Path::new("/etc/passwd")));
+        assert!(!own.is_at(Path::new("/no/such/path")));
     }
 
     #[test]

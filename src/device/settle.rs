@@ -5,25 +5,34 @@ use encap::mtu;
 use ipnet::IpNet;
 
 use super::error::{Step, StepError};
-use super::netlink::{Link, LinkChange, Netlink, NetlinkError};
+use super::netlink::{Link, LinkChange, Netlink, NetlinkError, Route};
 use super::spec::{IPV6_MIN_MTU, Standing, TapSpec, link_local};
 
-/// Does it, inside the device's namespace, and returns what was changed, in words.
+/// Does it, inside the device's namespace, and returns what was changed, in words. Without a
+/// `previous` the device is new: it has no address and no route, and is not asked for any.
 pub(super) fn settle(
     netlink: &mut Netlink,
     link: &Link,
     spec: &TapSpec,
-    previous: &Standing,
+    previous: Option<&Standing>,
 ) -> Result<Vec<String>, StepError> {
     let mut settler = Settler { netlink, index: link.index, changes: Vec::new() };
     settler.properties(link, spec)?;
-    settler.addresses(spec, previous)?;
+    match previous {
+        Some(previous) => settler.addresses(spec, previous)?,
+        None => {
+            settler.hand_over_at_once();
+            for net in spec.all_addresses() {
+                settler.add_address(net, spec)?;
+            }
+        }
+    }
     if !link.up {
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         settler.netlink.set_link(link.index, &up).step("set up")?;
         settler.changes.push("up".to_owned());
     }
-    settler.routes(spec, previous)?;
+    settler.routes(spec, previous.map_or(&[], |previous| &previous.routes))?;
     Ok(settler.changes)
 }
 
@@ -50,38 +59,69 @@ impl Settler<'_> {
     /// What is set on the link itself. The address mode comes first: by default the kernel would
     /// add a link-local address of its own, with duplicate address detection, as soon as the
     /// device is up.
+    ///
+    /// All of it is one request. The kernel does not say which part of one it refuses, so each
+    /// part is then asked for by itself.
     fn properties(&mut self, link: &Link, spec: &TapSpec) -> Result<(), StepError> {
+        let mtu = (link.mtu != spec.mtu).then_some(spec.mtu);
+        let txqueuelen = spec.txqueuelen.filter(|length| *length != link.txqueuelen);
+        let mut parts = Vec::new();
+        let mut whole = LinkChange::default();
         if !link.addr_gen_none && spec.mtu >= IPV6_MIN_MTU {
-            let none = LinkChange { addr_gen_none: Some(true), ..LinkChange::default() };
-            let set = self.netlink.set_link(self.index, &none);
-            if done_unless_without_ipv6(set).step("set addrgenmode none")? {
-                self.changes.push("addrgenmode none".to_owned());
-            }
+            whole.addr_gen_none = Some(true);
+            let one = LinkChange { addr_gen_none: Some(true), ..LinkChange::default() };
+            parts.push((one, "set addrgenmode none", "addrgenmode none".to_owned()));
         }
         if link.mac != Some(spec.mac) {
-            let mac = LinkChange { mac: Some(spec.mac), ..LinkChange::default() };
-            self.netlink.set_link(self.index, &mac).step("set the MAC address")?;
-            self.changes.push(format!("mac {}", spec.mac));
+            whole.mac = Some(spec.mac);
+            let one = LinkChange { mac: Some(spec.mac), ..LinkChange::default() };
+            parts.push((one, "set the MAC address", format!("mac {}", spec.mac)));
         }
-        if link.mtu != spec.mtu {
-            let mtu = LinkChange { mtu: Some(spec.mtu), ..LinkChange::default() };
-            self.netlink.set_link(self.index, &mtu).step("set the MTU")?;
-            self.changes.push(format!("mtu {} -> {}", link.mtu, spec.mtu));
+        if let Some(mtu) = mtu {
+            whole.mtu = Some(mtu);
+            let one = LinkChange { mtu: Some(mtu), ..LinkChange::default() };
+            parts.push((one, "set the MTU", format!("mtu {} -> {mtu}", link.mtu)));
         }
         let size = superframe_max(spec.mtu);
         if link.gso_max_size > size {
-            let shorter = LinkChange { gso_max_size: Some(size), ..LinkChange::default() };
-            self.netlink.set_link(self.index, &shorter).step("set gso_max_size")?;
-            self.changes.push(format!("gso_max_size {} -> {size}", link.gso_max_size));
+            whole.gso_max_size = Some(size);
+            let one = LinkChange { gso_max_size: Some(size), ..LinkChange::default() };
+            let done = format!("gso_max_size {} -> {size}", link.gso_max_size);
+            parts.push((one, "set gso_max_size", done));
         }
-        if let Some(length) = spec.txqueuelen
-            && length != link.txqueuelen
-        {
-            let queue = LinkChange { txqueuelen: Some(length), ..LinkChange::default() };
-            self.netlink.set_link(self.index, &queue).step("set txqueuelen")?;
-            self.changes.push(format!("txqueuelen {} -> {length}", link.txqueuelen));
+        if let Some(length) = txqueuelen {
+            whole.txqueuelen = Some(length);
+            let one = LinkChange { txqueuelen: Some(length), ..LinkChange::default() };
+            let done = format!("txqueuelen {} -> {length}", link.txqueuelen);
+            parts.push((one, "set txqueuelen", done));
+        }
+        if parts.len() > 1 && self.netlink.set_link(self.index, &whole).is_ok() {
+            self.changes.extend(parts.into_iter().map(|(_, _, done)| done));
+            return Ok(());
+        }
+        for (part, step, done) in parts {
+            let set = self.netlink.set_link(self.index, &part);
+            let set = if part.addr_gen_none.is_some() {
+                done_unless_without_ipv6(set)
+            } else {
+                set.map(|()| true)
+            };
+            if set.step(step)? {
+                self.changes.push(done);
+            }
         }
         Ok(())
+    }
+
+    /// Without a discipline of its own a multi-queue TAP gets one for each of the 256 queues it might
+    /// have, six megabytes of kernel memory in all and a millisecond to make. None of them ever
+    /// holds a frame: the driver's ring takes or drops each at once. So it gets none, which also
+    /// spares each frame the way through one. Where that is not to be had nothing else is different;
+    /// what somebody sets later stays.
+    fn hand_over_at_once(&mut self) {
+        if self.netlink.set_noqueue(self.index).is_ok() {
+            self.changes.push("qdisc noqueue".to_owned());
+        }
     }
 
     /// New addresses come before old ones go, so that routes over the device never lose their
@@ -151,9 +191,9 @@ impl Settler<'_> {
     }
 
     /// Old routes go first: a new one may have the same destination.
-    fn routes(&mut self, spec: &TapSpec, previous: &Standing) -> Result<(), StepError> {
+    fn routes(&mut self, spec: &TapSpec, previous: &[Route]) -> Result<(), StepError> {
         let wanted = spec.all_routes();
-        for route in previous.routes.iter().map(|route| route.trunc()) {
+        for route in previous.iter().map(|route| route.trunc()) {
             if wanted.contains(&route) {
                 continue;
             }
@@ -164,6 +204,10 @@ impl Settler<'_> {
                     self.changes.push(format!("-route {route}"));
                 }
             }
+        }
+        // The kernel walks the namespace's whole table for it, whatever device is asked for.
+        if wanted.is_empty() {
+            return Ok(());
         }
         let present = self.netlink.routes(Some(self.index)).step("list routes")?;
         for route in wanted {

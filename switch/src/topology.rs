@@ -121,6 +121,8 @@ pub struct Topology {
     vteps: Vec<Slot<Vtep>>,
     by_vni: Index<Vni, SegmentId>,
     by_ip: Index<Address, VtepId>,
+    segment_names: BTreeMap<String, SegmentId>,
+    port_names: BTreeMap<String, PortId>,
 }
 
 /// A slot and how often it was used before: an empty slot remembers.
@@ -142,6 +144,8 @@ impl Topology {
             vteps: Vec::new(),
             by_vni: Index::default(),
             by_ip: Index::default(),
+            segment_names: BTreeMap::new(),
+            port_names: BTreeMap::new(),
         }
     }
 
@@ -181,6 +185,7 @@ impl Topology {
         for (segment, slot) in spec.segments.iter().zip(slots) {
             let id = SegmentId(slot);
             self.by_vni.insert(segment.vni, id);
+            self.segment_names.insert(segment.name.clone(), id);
             self.segments[usize::from(slot)] = Some(Segment {
                 id,
                 spec: segment.clone(),
@@ -234,14 +239,13 @@ impl Topology {
             before.ports.get(slot).is_some_and(|slot| slot.value.is_some())
         })?;
         self.ports = before.ports.iter().map(Slot::vacate).collect();
-        let names: BTreeMap<String, SegmentId> =
-            self.segments().map(|segment| (segment.spec.name.clone(), segment.id)).collect();
         for (port, slot) in spec.ports.iter().zip(slots) {
             let (id, _) = claim(&mut self.ports, &before.ports, slot, |held: &Port| {
                 held.spec.name == port.name
             });
             let id = PortId { slot: id.0, generation: id.1 };
-            let mode = port.mode.resolve(&names)?;
+            let mode = port.mode.resolve(&self.segment_names)?;
+            self.port_names.insert(port.name.clone(), id);
             self.ports[usize::from(slot)].value = Some(Port { id, spec: port.clone(), mode });
         }
         Some(())
@@ -344,13 +348,13 @@ impl Topology {
     /// The segment with this name.
     #[must_use]
     pub fn segment_named(&self, name: &str) -> Option<&Segment> {
-        self.segments().find(|segment| segment.spec.name == name)
+        self.segment(*self.segment_names.get(name)?)
     }
 
     /// The port with this name.
     #[must_use]
     pub fn port_named(&self, name: &str) -> Option<&Port> {
-        self.ports().find(|port| port.spec.name == name)
+        self.port(*self.port_names.get(name)?)
     }
 
     /// The VTEP at this address.

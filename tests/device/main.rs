@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod configure;
+mod many;
 mod netlink;
 mod support;
 mod tap;

@@ -130,6 +130,31 @@ pub(crate) fn a_namespace_may_come_after_the_daemon() -> Result<()> {
     overlay.assert_sound()
 }
 
+pub(crate) fn a_port_that_could_not_come_up_is_tried_again() -> Result<()> {
+    let mut overlay = Overlay::build(&Plan::default())?;
+    let pod = overlay.pods[0][0].clone();
+    // Somebody else's device has the name.
+    pod.space.netlink(|netlink| netlink.add_bridge("eth0"))??;
+    let taken = pod.space.link("eth0")?.index;
+    for (node, config) in overlay.nodes.iter().zip(&overlay.configs) {
+        let mut daemon = Daemon::prepare(&tapestry(), &node.space)?;
+        daemon.configure(config)?;
+        // Not ready: a port is missing that could be there.
+        let patience = Duration::from_secs(1);
+        let ready = daemon.launch_within(patience)?;
+        ensure!(ready.is_some() == (node.v4 != overlay.nodes[0].v4), "{}", daemon.log());
+        overlay.daemons.push(daemon);
+    }
+    overlay.daemons[0].allow(&["pod1"]);
+    let port = row(&overlay.daemons[0], "port list", "name", "pod1")?;
+    let reason = port["reason"].as_str().unwrap_or_default();
+    ensure!(port["state"] == "down" && reason.contains("bridge"), "{port}");
+    ensure!(pod.space.link("eth0")?.index == taken, "it was taken over");
+    pod.space.netlink(|netlink| netlink.delete_link(taken))??;
+    ping::until_answered(&overlay.pods[1][0].space, pod.hosts()[0], PATIENCE)?;
+    overlay.assert_sound()
+}
+
 pub(crate) fn teardown_leaves_nothing() -> Result<()> {
     let mut overlay = start(&Plan { pods: 3, ..Plan::default() })?;
     let config = overlay.daemons[0].config_path().display().to_string();

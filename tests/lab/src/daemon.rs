@@ -151,6 +151,18 @@ impl Daemon {
     ///
     /// If it ends or stays silent instead; the error holds its log.
     pub fn launch(&mut self) -> Result<Duration> {
+        match self.launch_within(START_PATIENCE)? {
+            Some(took) => Ok(took),
+            None => bail!("{}: no READY: {}", self.space.name(), self.log()),
+        }
+    }
+
+    /// Starts the daemon and waits for its READY no longer than `patience`. Returns when it came.
+    ///
+    /// # Errors
+    ///
+    /// If it ends instead; the error holds its log.
+    pub fn launch_within(&mut self, patience: Duration) -> Result<Option<Duration>> {
         fs::create_dir_all(self.dir.path().join("state"))?;
         while self.notify.recv(&mut [0; 4096]).is_ok() {}
         let begun = Instant::now();
@@ -162,11 +174,14 @@ impl Daemon {
         self.process = Some(process);
         loop {
             if self.heard("READY=1") {
-                return Ok(begun.elapsed());
+                return Ok(Some(begun.elapsed()));
             }
             let running = self.process.as_mut().is_some_and(|p| p.is_running().unwrap_or(false));
-            if !running || begun.elapsed() > START_PATIENCE {
+            if !running {
                 bail!("{}: no READY: {}", self.space.name(), self.log());
+            }
+            if begun.elapsed() > patience {
+                return Ok(None);
             }
         }
     }

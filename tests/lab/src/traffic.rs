@@ -1,5 +1,6 @@
 //! What pods say to each other, always with its content checked.
 
+pub mod flood;
 pub mod frames;
 pub mod lasting;
 pub mod ping;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::bind;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use crate::world::Space;
 
@@ -35,16 +35,7 @@ impl Frames {
     /// If there is no such device, or the user may not.
     pub fn open(space: &Space, device: &str) -> Result<Self> {
         let mac = space.link(device)?.mac.context("no Ethernet device")?.0;
-        let socket = space.run(|| -> Result<Socket> {
-            let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
-            let mut links = getifaddrs()?.filter(|interface| interface.interface_name == device);
-            let address = links
-                .find_map(|link| link.address?.as_link_addr().copied())
-                .with_context(|| format!("no device {device}"))?;
-            bind(socket.as_raw_fd(), &address)?;
-            Ok(socket)
-        })??;
+        let socket = socket(space, device, ETH_P_ALL)?;
         // Room for what a busy device carries between two reads.
         socket.set_recv_buffer_size(4 << 20)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
@@ -129,6 +120,29 @@ impl Frames {
         }
         bail!("no frame came: {what}")
     }
+}
+
+/// A packet socket on a device that only sends: what it sees of the device's traffic is nothing.
+///
+/// # Errors
+///
+/// As [`Frames::open`].
+pub fn sender(space: &Space, device: &str) -> Result<OwnedFd> {
+    Ok(socket(space, device, 0)?.into())
+}
+
+fn socket(space: &Space, device: &str, protocol: u16) -> Result<Socket> {
+    space.run(|| {
+        let protocol = Protocol::from(i32::from(protocol.to_be()));
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+        let mut links = getifaddrs()?.filter(|interface| interface.interface_name == device);
+        let address = links
+            .find_map(|link| link.address?.as_link_addr().copied())
+            .with_context(|| format!("no device {device}"))?;
+        // The address of a device has no protocol: the socket's own stays.
+        bind(socket.as_raw_fd(), &address)?;
+        Ok(socket)
+    })?
 }
 
 /// An Ethernet frame, padded to the 60 bytes that the wire wants.
