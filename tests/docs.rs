@@ -261,6 +261,7 @@ fn snapshot() -> Snapshot {
         state: PortState::Up,
         reason: None,
         queues: 1,
+        steering: None,
         addresses: Vec::new(),
         rx: Traffic::default(),
         tx: Traffic::default(),

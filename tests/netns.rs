@@ -17,6 +17,8 @@ mod kernel;
 mod life;
 #[path = "netns/mesh.rs"]
 mod mesh;
+#[path = "netns/order.rs"]
+mod order;
 #[path = "netns/ovs.rs"]
 mod ovs;
 #[path = "netns/peers.rs"]
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
             a_port_that_floods_everybody_does_not_starve_another,
             a_flooding_peer_does_not_starve_the_ports,
         ]),
+        &cases!(order, needs LAN, [streams_through_two_workers_stay_in_order]),
         &cases!(life, needs LAN, [
             a_reload_touches_only_what_changed,
             a_wrong_config_changes_nothing,

@@ -51,6 +51,17 @@ pub struct TrunkRow {
     pub segment: String,
 }
 
+/// How flows are spread over a port's queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Steering {
+    /// By the flow alone: it stays on its queue, and in order.
+    FlowHash,
+    /// As the kernel likes, since it does not let the daemon load a program that decides: a flow may
+    /// change its queue, and overtake itself.
+    Automatic,
+}
+
 /// A port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortRow {
@@ -76,6 +87,9 @@ pub struct PortRow {
     pub reason: Option<String>,
     /// How many queues its device has.
     pub queues: u32,
+    /// How flows are spread over them, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steering: Option<Steering>,
     /// The addresses of its device.
     #[serde(default)]
     pub addresses: Vec<String>,

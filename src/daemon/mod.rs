@@ -164,8 +164,10 @@ impl Daemon {
 /// A thousand ports need more descriptors than a shell allows its children, but fewer than it would
 /// let them have. Who runs into the hard limit is told by the port that could not be made.
 fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
+        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
+        false => Ok(()),
+    });
     if let Err(error) = raised {
         warn!("the limit of open descriptors stays as it is: {error}");
     }

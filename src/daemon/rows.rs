@@ -13,9 +13,10 @@ use crate::config::{Dscp, Local, PortMode, Toggle};
 use crate::control::metrics::Snapshot;
 use crate::control::model::{
     BufferStatus, DropRow, FdbCounts, FdbRow, ObjectOrigin, OffloadRow, OffloadState, PeerRow,
-    PortRow, PortState, Readiness, SegmentRow, Status, Totals, Traffic, TrunkRow, UnderlayStatus,
-    WorkerRow,
+    PortRow, PortState, Readiness, SegmentRow, Status, Steering, Totals, Traffic, TrunkRow,
+    UnderlayStatus, WorkerRow,
 };
+use crate::device::steering;
 
 const fn traffic(weight: Weight) -> Traffic {
     Traffic { frames: weight.frames, bytes: weight.bytes, superframes: weight.superframes }
@@ -25,6 +26,15 @@ fn add(sum: &mut Traffic, weight: Weight) {
     sum.frames += weight.frames;
     sum.bytes += weight.bytes;
     sum.superframes += weight.superframes;
+}
+
+impl From<steering::Steering> for Steering {
+    fn from(steering: steering::Steering) -> Self {
+        match steering {
+            steering::Steering::FlowHash => Self::FlowHash,
+            steering::Steering::Automatic => Self::Automatic,
+        }
+    }
 }
 
 impl Daemon {
@@ -83,6 +93,7 @@ impl Daemon {
             state,
             reason,
             queues: if state == PortState::Up { u32::from(self.devices.rules.queues) } else { 0 },
+            steering: attachment.facts().and_then(|facts| facts.steering).map(Into::into),
             addresses: port.addresses.iter().map(ToString::to_string).collect(),
             rx: traffic(reading.rx),
             tx: traffic(reading.tx),

@@ -249,6 +249,7 @@ fn settle_descriptors(
         mac: identified.mac,
         mtu: link.mtu,
         offloads,
+        steering: make::steer(queues),
     })
 }
 

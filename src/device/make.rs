@@ -16,6 +16,7 @@ use super::netns::{Netns, NetnsIdentity};
 use super::offload;
 use super::settle::settle;
 use super::spec::{Facts, MAX_QUEUES, NetnsRef, Standing, TapSpec, VNET_HDR_LEN, is_valid_ifname};
+use super::steering::{self, Steering};
 use crate::io::sys;
 
 /// The flags of every TAP, for life: a single-queue device cannot become multi-queue.
@@ -203,6 +204,7 @@ fn make_inside(spec: &TapSpec, netns: NetnsIdentity) -> Result<Made, StepError> 
     let offloads = offload::probe(first.as_fd(), spec.offload).step("set offloads")?;
     queues.push(first);
     attach_rest(&mut queues, spec, netns)?;
+    let steering = steer(&queues);
 
     let link = netlink.link_by_name(&spec.ifname).step("read back")?;
     settle(&mut netlink, &link, spec, None)?;
@@ -219,6 +221,7 @@ fn make_inside(spec: &TapSpec, netns: NetnsIdentity) -> Result<Made, StepError> 
         mac: link.mac.unwrap_or(spec.mac),
         mtu: link.mtu,
         offloads,
+        steering,
     };
     Ok(Made { queues, facts })
 }
@@ -264,6 +267,7 @@ fn reopen_inside(
     let offloads = offload::apply(first.as_fd(), spec.offload).step("set offloads")?;
     let mut queues = vec![first];
     attach_rest(&mut queues, &spec, netns)?;
+    let steering = steer(&queues);
     let facts = Facts {
         ifname: link.name,
         ifindex: link.index,
@@ -271,6 +275,7 @@ fn reopen_inside(
         mac: link.mac.unwrap_or(expect.mac),
         mtu: link.mtu,
         offloads,
+        steering,
     };
     Ok(Made { queues, facts })
 }
@@ -335,6 +340,14 @@ fn verify(tun: BorrowedFd<'_>, ifname: &str, netns: NetnsIdentity) -> Result<lib
             Err(Mismatch::OtherNamespace { expected: netns, found }.into())
         }
         _ => Ok(flags),
+    }
+}
+
+/// Fixes which queue a flow is read from, where there are several.
+pub(super) fn steer(queues: &[OwnedFd]) -> Option<Steering> {
+    match queues {
+        [first, _, ..] => Some(steering::steer(first.as_fd())),
+        _ => None,
     }
 }
 

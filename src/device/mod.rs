@@ -10,4 +10,5 @@ pub mod netns;
 pub mod offload;
 mod settle;
 pub mod spec;
+pub mod steering;
 pub mod watch;

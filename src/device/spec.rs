@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::netlink::Route;
 use super::netns::{NetnsIdentity, path_of};
 use super::offload::{OffloadWish, TapOffloads};
+use super::steering::Steering;
 
 /// Most queues of a TAP device (MAX_TAP_QUEUES, drivers/net/tun.c).
 pub const MAX_QUEUES: u16 = 256;
@@ -112,6 +113,8 @@ pub struct Facts {
     pub mtu: u32,
     /// The offloads in use.
     pub offloads: TapOffloads,
+    /// How flows are spread over its queues; `None` for a single one.
+    pub steering: Option<Steering>,
 }
 
 /// What we gave a standing device: what may be taken from it again.

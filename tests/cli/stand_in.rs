@@ -13,7 +13,7 @@ use tapestry::config::{PortSpec, UnknownUnicast};
 use tapestry::control::model::{
     BufferStatus, DropRow, FdbCounts, FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed,
     ObjectOrigin, OffloadRow, OffloadState, PeerRow, PortRow, PortState, Readiness, ReloadReport,
-    SegmentRow, Status, Totals, Traffic, TrunkRow, UnderlayStatus, WorkerRow,
+    SegmentRow, Status, Steering, Totals, Traffic, TrunkRow, UnderlayStatus, WorkerRow,
 };
 use tapestry::control::{Command, ControlSocket, MetricsListener, Refusal, Snapshot, commands};
 
@@ -211,6 +211,7 @@ pub(crate) fn ports() -> Vec<PortRow> {
         state: PortState::Up,
         reason: None,
         queues: 2,
+        steering: Some(Steering::FlowHash),
         addresses: vec!["10.9.0.1/24".to_owned()],
         rx: traffic(1_234_567, 9_876_543_210, 42),
         tx: traffic(7, 518, 0),
@@ -230,6 +231,7 @@ pub(crate) fn ports() -> Vec<PortRow> {
         state: PortState::Down,
         reason: Some("no such device".to_owned()),
         queues: 1,
+        steering: None,
         addresses: Vec::new(),
         rx: Traffic::default(),
         tx: Traffic::default(),

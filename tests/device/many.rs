@@ -7,6 +7,7 @@ use tapestry::device::many;
 use tapestry::device::netlink::{Changes, LinkChange};
 use tapestry::device::netns::{self, path_of};
 use tapestry::device::spec::TapSpec;
+use tapestry::device::steering::Steering;
 use tapestry::device::watch::Mounts;
 
 use crate::support::{Named, permitted, spec};
@@ -102,4 +103,66 @@ fn mounts_and_links_tell_when_they_change() {
     let address = "192.0.2.7/24".parse().unwrap();
     named.netlink(|netlink| netlink.add_address(index, address)).unwrap();
     assert!(links.any() && !links.any());
+}
+
+/// Which of a device's two queues gives each of these flows next. Everything else is passed over.
+fn queues_of(made: &make::Made, ports: &[u16]) -> std::collections::BTreeMap<u16, usize> {
+    let mut found = std::collections::BTreeMap::new();
+    let mut buffer = [0; 2048];
+    for (number, queue) in made.queues.iter().enumerate() {
+        while let Ok(length) = nix::unistd::read(queue, &mut buffer) {
+            // vnet header, Ethernet, IPv4 with UDP: the source port.
+            let unit = &buffer[..length];
+            if unit[24..26] == [0x08, 0x00] && unit[35] == 17 {
+                let port = u16::from_be_bytes([unit[46], unit[47]]);
+                if ports.contains(&port) {
+                    assert_eq!(found.insert(port, number), None, "port {port} twice");
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_flow_stays_on_its_queue_wherever_its_answers_are_written() {
+    if !permitted() {
+        return;
+    }
+    let named = Named::new();
+    let spec =
+        TapSpec { queues: 2, addresses: vec!["10.9.0.1/24".parse().unwrap()], ..spec(&named) };
+    let made = make::make(&spec).unwrap();
+    if made.facts.steering != Some(Steering::FlowHash) {
+        println!("skipped: the kernel does not let this user load a program");
+        return;
+    }
+    let far = [2, 0, 0, 0, 9, 9];
+    named.ip_do(&["neigh", "replace", "10.9.0.77", "lladdr", "02:00:00:00:09:09", "dev", "eth0"]);
+    let sockets: Vec<std::net::UdpSocket> = (0..32)
+        .map(|_| named.netns.run(|| std::net::UdpSocket::bind("10.9.0.1:0")).unwrap().unwrap())
+        .collect();
+    let ports: Vec<u16> = sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
+    let speak = || {
+        for socket in &sockets {
+            socket.send_to(b"question", "10.9.0.77:7").unwrap();
+        }
+        queues_of(&made, &ports)
+    };
+    let first = speak();
+    assert_eq!(first.len(), 32);
+    let on_one = first.values().filter(|queue| **queue == 1).count();
+    assert!((4..=28).contains(&on_one), "{on_one} of 32 flows on queue 1");
+    for (port, queue) in &first {
+        let mut answer = Vec::new();
+        let builder = etherparse::PacketBuilder::ethernet2(far, spec.mac.0)
+            .ipv4([10, 9, 0, 77], [10, 9, 0, 1], 64)
+            .udp(7, *port);
+        builder.write(&mut answer, b"answer").unwrap();
+        let unit = [&[0; 12][..], &answer].concat();
+        nix::unistd::write(&made.queues[1 - queue], &unit).unwrap();
+    }
+    let mut buffer = [0; 16];
+    sockets.iter().for_each(|socket| assert_eq!(socket.recv(&mut buffer).unwrap(), 6));
+    assert_eq!(speak(), first);
 }

@@ -223,7 +223,21 @@ impl Space {
     ///
     /// If there is no such counter.
     pub fn snmp(&self, group: &str, counter: &str) -> Result<u64> {
-        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+        self.counter("snmp", group, counter)
+    }
+
+    /// As [`Self::snmp`], from `/proc/net/netstat`: for instance `TcpExt`, `TCPOFOQueue`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such counter.
+    pub fn netstat(&self, group: &str, counter: &str) -> Result<u64> {
+        self.counter("netstat", group, counter)
+    }
+
+    fn counter(&self, file: &str, group: &str, counter: &str) -> Result<u64> {
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = self.run(|| std::fs::read_to_string(path))??;
         let prefix = format!("{group}: ");
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
         let (names, values) = lines.next().zip(lines.next()).context("no such group")?;

@@ -1,0 +1,216 @@
+//! Which queue of a TAP a flow is read from: always the same one.
+//!
+//! Left to itself the kernel sends a flow to the queue on which its return direction was written
+//! last, and after some seconds of silence to another. Each time a flow changes its queue two workers
+//! have frames of it, and one may overtake the other. So a program is attached that tells the queue
+//! by the flow alone (TUNSETSTEERINGEBPF, linux/if_tun.h); both directions of a flow have the same
+//! number, and the kernel need not keep and write its own table of flows.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+use tracing::info;
+
+use crate::io::sys;
+
+/// How flows are spread over a device's queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// By the flow alone.
+    FlowHash,
+    /// As the kernel likes: a flow may change its queue and arrive out of order.
+    Automatic,
+}
+
+/// The program, loaded once for all devices, or why it cannot be (an errno).
+static PROGRAM: OnceLock<Result<OwnedFd, i32>> = OnceLock::new();
+
+/// Has the flow alone decide the queue, as far as the kernel lets this process: to load a program
+/// takes CAP_BPF or CAP_SYS_ADMIN outside of any user namespace.
+pub(super) fn steer(tun: BorrowedFd<'_>) -> Steering {
+    let steered = program().and_then(|program| sys::tun_set_steering(tun, program));
+    if steered.is_ok() { Steering::FlowHash } else { Steering::Automatic }
+}
+
+fn program() -> io::Result<BorrowedFd<'static>> {
+    let loaded = PROGRAM.get_or_init(|| {
+        sys::load_socket_filter(&flow_hash()).map_err(|error| {
+            info!("the kernel decides which queue a flow is read from: bpf: {error}");
+            error.raw_os_error().unwrap_or(libc::ENOSYS)
+        })
+    });
+    loaded.as_ref().map(|program| program.as_fd()).map_err(|e| io::Error::from_raw_os_error(*e))
+}
+
+// Registers. The frame is in R6, as BPF_LD wants it; what is loaded comes in R0.
+const R0: u8 = 0;
+const R1: u8 = 1;
+const R6: u8 = 6;
+const HASH: u8 = 7;
+const AT: u8 = 8;
+
+// linux/bpf.h, linux/bpf_common.h: class, then operation or size and mode, then source.
+const LOAD_BYTE: u8 = 0x30;
+const LOAD_HALF: u8 = 0x28;
+const LOAD_WORD: u8 = 0x20;
+const LOAD_WORD_AT: u8 = 0x40;
+const MOVE: u8 = 0xbf;
+const MOVE_VALUE: u8 = 0xb7;
+const XOR: u8 = 0xaf;
+const AND_VALUE: u8 = 0x57;
+const SHIFT_LEFT: u8 = 0x67;
+const SHIFT_RIGHT: u8 = 0x77;
+/// Of 32 bits: the upper half of the register becomes zero.
+const MULTIPLY_32: u8 = 0x24;
+const JUMP: u8 = 0x05;
+const JUMP_IF_EQUAL: u8 = 0x15;
+const JUMP_IF_ANY: u8 = 0x45;
+const EXIT: u8 = 0x95;
+
+/// An instruction or a place that jumps lead to.
+enum Line {
+    Do { code: u8, to: u8, from: u8, value: i32 },
+    Jump { code: u8, of: u8, value: i32, label: Label },
+    Place(Label),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Label {
+    V4,
+    V6,
+    Ports,
+    Mix,
+}
+
+use Line::Place;
+
+const fn load(code: u8, offset: i32) -> Line {
+    Line::Do { code, to: R0, from: AT, value: offset }
+}
+
+const fn on(code: u8, to: u8, from: u8) -> Line {
+    Line::Do { code, to, from, value: 0 }
+}
+
+const fn by(code: u8, to: u8, value: i32) -> Line {
+    Line::Do { code, to, from: 0, value }
+}
+
+const fn jump(code: u8, value: i32, label: Label) -> Line {
+    Line::Jump { code, of: R0, value, label }
+}
+
+/// The program: addresses and ports of both ends, each pair by XOR, so that both directions give
+/// the same. Ports count for TCP and UDP that is no fragment. A frame too short for what is loaded
+/// from it ends the program with zero.
+fn flow_hash() -> Vec<[u8; 8]> {
+    const IPV4: i32 = 0x0800;
+    const IPV6: i32 = 0x86dd;
+    const TCP: i32 = 6;
+    const UDP: i32 = 17;
+    /// More fragments, and the fragment's offset.
+    const FRAGMENT: i32 = 0x3fff;
+    // Offsets from the frame's start; a VLAN tag is beside it, not in it.
+    assemble(&[
+        on(MOVE, R6, R1),
+        load(LOAD_HALF, 12),
+        jump(JUMP_IF_EQUAL, IPV4, Label::V4),
+        jump(JUMP_IF_EQUAL, IPV6, Label::V6),
+        // Neither: the ends of the MAC addresses.
+        load(LOAD_WORD, 2),
+        on(MOVE, HASH, R0),
+        load(LOAD_WORD, 8),
+        on(XOR, HASH, R0),
+        jump(JUMP, 0, Label::Mix),
+        Place(Label::V4),
+        load(LOAD_WORD, 26),
+        on(MOVE, HASH, R0),
+        load(LOAD_WORD, 30),
+        on(XOR, HASH, R0),
+        load(LOAD_HALF, 20),
+        jump(JUMP_IF_ANY, FRAGMENT, Label::Mix),
+        load(LOAD_BYTE, 14),
+        by(AND_VALUE, R0, 15),
+        by(SHIFT_LEFT, R0, 2),
+        on(MOVE, AT, R0),
+        load(LOAD_BYTE, 23),
+        jump(JUMP_IF_EQUAL, TCP, Label::Ports),
+        jump(JUMP_IF_EQUAL, UDP, Label::Ports),
+        jump(JUMP, 0, Label::Mix),
+        Place(Label::V6),
+        load(LOAD_WORD, 30),
+        on(MOVE, HASH, R0),
+        load(LOAD_WORD, 34),
+        on(XOR, HASH, R0),
+        load(LOAD_WORD, 46),
+        on(XOR, HASH, R0),
+        load(LOAD_WORD, 50),
+        on(XOR, HASH, R0),
+        by(MOVE_VALUE, AT, 40),
+        load(LOAD_BYTE, 20),
+        jump(JUMP_IF_EQUAL, TCP, Label::Ports),
+        jump(JUMP_IF_EQUAL, UDP, Label::Ports),
+        jump(JUMP, 0, Label::Mix),
+        Place(Label::Ports),
+        load(LOAD_WORD_AT, 14),
+        on(MOVE, AT, R0),
+        by(SHIFT_RIGHT, AT, 16),
+        on(XOR, R0, AT),
+        by(AND_VALUE, R0, 0xffff),
+        on(XOR, HASH, R0),
+        Place(Label::Mix),
+        // Fibonacci hashing: the upper half of the product depends on every bit (Knuth, volume 3,
+        // section 6.4). The kernel takes the lower 16 bits modulo the number of queues.
+        by(MULTIPLY_32, HASH, 0x9e37_79b1_u32.cast_signed()),
+        by(SHIFT_RIGHT, HASH, 16),
+        on(MOVE, R0, HASH),
+        on(EXIT, 0, 0),
+    ])
+}
+
+fn assemble(lines: &[Line]) -> Vec<[u8; 8]> {
+    let is_code = |line: &&Line| !matches!(line, Place(_));
+    let place_of = |label: Label| {
+        let at = lines.iter().position(|line| matches!(line, Place(other) if *other == label));
+        lines.iter().take(at.unwrap_or(lines.len())).filter(is_code).count()
+    };
+    let code = lines.iter().filter(is_code).enumerate();
+    code.map(|(at, line)| match *line {
+        Line::Do { code, to, from, value } => encode(code, to, from, 0, value),
+        Line::Jump { code, of, value, label } => {
+            let distance = place_of(label).saturating_sub(at + 1);
+            let of = if code == JUMP { 0 } else { of };
+            encode(code, of, 0, i16::try_from(distance).unwrap_or(0), value)
+        }
+        Place(_) => [0; 8],
+    })
+    .collect()
+}
+
+/// `struct bpf_insn` (linux/bpf.h).
+fn encode(code: u8, to: u8, from: u8, offset: i16, value: i32) -> [u8; 8] {
+    // Only a load relative to a register has one as its source.
+    let from = if matches!(code, LOAD_BYTE | LOAD_HALF | LOAD_WORD) { 0 } else { from };
+    let registers = if cfg!(target_endian = "little") { from << 4 | to } else { to << 4 | from };
+    let ([o0, o1], [v0, v1, v2, v3]) = (offset.to_ne_bytes(), value.to_ne_bytes());
+    [code, registers, o0, o1, v0, v1, v2, v3]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_jump_leads_forward_and_into_the_program() {
+        let program = flow_hash();
+        assert_eq!(program.last().map(|last| last[0]), Some(EXIT));
+        for (at, line) in program.iter().enumerate() {
+            if matches!(line[0], JUMP | JUMP_IF_ANY | JUMP_IF_EQUAL) {
+                let distance = usize::try_from(i16::from_ne_bytes([line[2], line[3]])).unwrap();
+                assert!(at + 1 + distance < program.len(), "line {at}");
+            }
+            assert!(matches!(line[0], EXIT) == (at == program.len() - 1), "line {at}");
+        }
+    }
+}

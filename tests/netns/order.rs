@@ -1,0 +1,87 @@
+//! With more workers and queues a flow still arrives in the order in which it was sent.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use lab::overlay::{Overlay, Plan, Pod};
+use lab::traffic::tcp;
+
+use crate::common::{row, start};
+
+/// Streams at the same time.
+const STREAMS: usize = 8;
+const BYTES: usize = 3_000_000;
+
+/// After so long a silence the kernel's own table of flows has forgotten them, and what comes next
+/// would go to another queue than what follows the first answer.
+const SILENCE: Duration = Duration::from_millis(4500);
+const SILENCES: usize = 2;
+
+pub(crate) fn streams_through_two_workers_stay_in_order() -> Result<()> {
+    let plan = Plan { underlay_extra: "workers = 2".to_owned(), ..Plan::default() };
+    let mut overlay = start(&plan)?;
+    let port = row(&overlay.daemons[0], "port list", "name", "pod1")?;
+    ensure!(port["queues"] == 2, "{port}");
+    if port["steering"] != "flow_hash" {
+        ensure!(!lab::cell::is_root_outside(), "root may load a program, but: {port}");
+        eprintln!("\n*** SKIPPED: the kernel lets nobody but root load a program ***");
+        return Ok(());
+    }
+    let (a, b) = (&overlay.pods[0][0], &overlay.pods[1][0]);
+    let pairs: Vec<_> = b
+        .hosts()
+        .into_iter()
+        .flat_map(|host| (0..STREAMS / 2).map(move |_| host))
+        .map(|host: IpAddr| tcp::connect(&a.space, &b.space, host))
+        .collect::<Result<_>>()?;
+    let before = [out_of_order(a)?, out_of_order(b)?];
+    for _ in 0..SILENCES {
+        all_at_once(&pairs)?;
+        thread::sleep(SILENCE);
+    }
+    all_at_once(&pairs)?;
+    let after = [out_of_order(a)?, out_of_order(b)?];
+    ensure!(before == after, "segments came out of order: {before:?} before, {after:?} after");
+    ensure_all_work(&overlay)?;
+    overlay.assert_sound()
+}
+
+fn all_at_once(pairs: &[(TcpStream, TcpStream)]) -> Result<()> {
+    thread::scope(|scope| {
+        let tasks: Vec<_> = pairs
+            .iter()
+            .flat_map(|(near, far)| {
+                [
+                    scope.spawn(move || {
+                        let mut near = near;
+                        near.write_all(&vec![0x5a; BYTES])
+                    }),
+                    scope.spawn(move || {
+                        let mut far = far;
+                        far.read_exact(&mut vec![0; BYTES])
+                    }),
+                ]
+            })
+            .collect();
+        tasks.into_iter().try_for_each(|task| {
+            task.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("stream")
+        })
+    })
+}
+
+/// Flows that all had the same queue would be in order, too.
+fn ensure_all_work(overlay: &Overlay) -> Result<()> {
+    let status = overlay.daemons[0].json("status")?;
+    let workers = status["workers"].as_array().context("workers")?;
+    let least = workers.iter().filter_map(|worker| worker["units"].as_u64()).min();
+    ensure!(workers.len() == 2 && least > Some(100), "one of the workers idles: {workers:?}");
+    Ok(())
+}
+
+/// Segments that a pod's TCP had to put aside because one before them was missing (TCPOFOQueue).
+fn out_of_order(pod: &Pod) -> Result<u64> {
+    pod.space.netstat("TcpExt", "TCPOFOQueue")
+}
