@@ -76,6 +76,7 @@ impl Arrivals<'_, '_> {
                 }
                 ReadOutcome::Gone(errno) => break Fill::Gone(errno),
             }
+            cost += std::mem::take(&mut self.outputs.spent);
             *budget = budget.saturating_sub(cost);
         };
         joined.finish(&mut |frame| self.forward(&frame));

@@ -16,8 +16,9 @@ use super::underlay::{self, Underlay};
 use super::{News, Order, Worker};
 use crate::io::readiness::{Event, Events, Interest, Readiness, Token};
 
-/// What a turn may cost per port: a frame counts one, a superframe eight, so that 64 frames or 8
-/// superframes are taken before the next descriptor has its turn.
+/// What a turn may cost per port: reading a frame counts one, a superframe eight, and writing to a
+/// port four, so that at most 64 frames or 8 superframes are taken before the next descriptor has
+/// its turn, and fewer of what is dear.
 const BUDGET: u32 = 64;
 
 /// Milliseconds between two reports of what the engine noticed.
@@ -303,6 +304,6 @@ impl<'t> Turn<'t> {
         't: 'w,
     {
         let (topology, counters) = (self.topology, self.counters);
-        Outputs { topology, counters, ports, underlay, destinations }
+        Outputs { topology, counters, ports, underlay, destinations, spent: 0 }
     }
 }
