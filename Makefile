@@ -19,7 +19,7 @@ NETNS_TESTS := netns
 PLAIN_TESTS := $(filter-out $(NETNS_TESTS),$(basename $(notdir $(wildcard tests/*.rs))) \
   $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
 
-.PHONY: help demo test check lint bench versus fuzz install uninstall clean setup-build setup-test packaging-check doc
+.PHONY: help demo test check lint bench counts versus fuzz install uninstall clean setup-build setup-test packaging-check doc
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -30,6 +30,7 @@ demo: setup-build ## two nodes, two pods, a ping and some hundred MB over TCP be
 test: setup-test ## every test there is; a missing peer is skipped loudly (with CI=true it fails)
 	$(CARGO) test --workspace --all-targets
 	$(CARGO) test --workspace --doc
+	$(CARGO) run --release --quiet --package tapestry-counts
 	./tests/systemd/run
 
 check: setup-build ## the quick loop: format, clippy, and the tests that need no root
@@ -55,6 +56,9 @@ doc: ## API documentation of all crates
 
 bench: setup-build ## criterion benches (BENCH_ARGS="-- --test" runs each once)
 	$(CARGO) bench --workspace $(BENCH_ARGS)
+
+counts: setup-test ## instructions per frame of the main paths, against their ceilings (COUNTS_ARGS="look-up …")
+	$(CARGO) run --release --quiet --package tapestry-counts -- $(COUNTS_ARGS)
 
 versus: setup-test ## Tapestry beside the kernel, Open vSwitch and veth (VERSUS_ARGS="--quick", "--help"); docs/performance.md
 	$(CARGO) bench --bench versus -- $(VERSUS_ARGS)

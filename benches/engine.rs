@@ -132,6 +132,10 @@ fn frame(dst: MacAddr, src: u32, payload: usize, vlan: Option<u16>) -> Vec<u8> {
 /// 64 bytes with the frame check sequence.
 const SMALL: usize = 6;
 
+/// Frames that a driver has at hand at once, and what it takes before it comes back to a buffer.
+const BATCH: usize = 32;
+const RING: usize = 256;
+
 fn unicast(c: &mut Criterion) {
     let mut group = c.benchmark_group("unicast_64B");
     group.throughput(Throughput::Elements(1));
@@ -139,17 +143,39 @@ fn unicast(c: &mut Criterion) {
         let mut bench = Bench::new(2);
         let (from, to) = (bench.ports[0], bench.ports[1]);
         bench.learn(1..macs + 1, Dest::Port(to));
-        let frames: Vec<Vec<u8>> =
-            (1..macs + 1).map(|n| frame(station(n).get(), 0x00ff_0001, SMALL, None)).collect();
-        // A stride that is coprime to the counts: neighbours in the table do not follow each other.
-        let mut at = 0;
+        // Frames lie in a driver's few buffers, and each has another destination than the one that
+        // lay there before. A stride that is coprime to the counts: neighbours in the table do not
+        // follow each other.
+        let mut ring = vec![frame(station(1).get(), 0x00ff_0001, SMALL, None); RING];
+        let mut n = 0;
+        let mut next = |ring: &mut [Vec<u8>]| {
+            n += 1;
+            let bytes = &mut ring[n % RING];
+            bytes[..6].copy_from_slice(&station(1 + (n * 7_919 % macs as usize) as u32).get().0);
+            n % RING
+        };
         group.bench_function(BenchmarkId::from_parameter(macs), |b| {
             b.iter(|| {
-                at = (at + 7_919) % frames.len();
-                let unit = Contiguous::new(&frames[at], Offload::default());
+                let at = next(&mut ring);
+                let unit = Contiguous::new(&ring[at], Offload::default());
                 bench.engine.from_port(NOW, from, &unit.frame(), &mut bench.sink);
             });
         });
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(BenchmarkId::new("announced", macs), |b| {
+            b.iter(|| {
+                let batch: [usize; BATCH] = std::array::from_fn(|_| {
+                    let at = next(&mut ring);
+                    bench.engine.announce_from_port(from, &ring[at]);
+                    at
+                });
+                for at in batch {
+                    let unit = Contiguous::new(&ring[at], Offload::default());
+                    bench.engine.from_port(NOW, from, &unit.frame(), &mut bench.sink);
+                }
+            });
+        });
+        group.throughput(Throughput::Elements(1));
     }
     group.finish();
 }

@@ -14,6 +14,8 @@ use fdb::{Dest, Fdb, PortId, Reader, SegmentId, SegmentLimits, Settings, Tick, V
 const SEGMENT: SegmentId = SegmentId(1);
 const SIZES: [(&str, u64); 3] = [("1k", 1 << 10), ("64k", 1 << 16), ("1M", 1 << 20)];
 const THREADS: [u64; 4] = [1, 2, 4, 8];
+/// Stations that are announced at once.
+const BATCH: u64 = 32;
 /// An odd number by which to stride through a power of two in no recognisable order.
 const STRIDE: u64 = 0x9e37_79b1;
 
@@ -78,6 +80,20 @@ fn lookup(criterion: &mut Criterion) {
             });
         }
     }
+    let (name, size) = SIZES[2];
+    let fdb = table(size, size);
+    let (mut reader, mut first) = (fdb.reader(), 0);
+    group.throughput(Throughput::Elements(BATCH));
+    group.bench_function(BenchmarkId::new("announced", name), |bencher| {
+        bencher.iter(|| {
+            for n in first..first + BATCH {
+                reader.announce(SEGMENT, black_box(station(n.wrapping_mul(STRIDE) % size).get()));
+            }
+            look_up(&mut reader, size, first, BATCH);
+            first += BATCH;
+        });
+    });
+    group.throughput(Throughput::Elements(1));
     let fdb = table(1 << 16, 1 << 16);
     let mut reader = fdb.reader();
     group.bench_function("same station", |bencher| {
@@ -153,6 +169,59 @@ fn learn(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The least that any table of a million entries costs here: one flat array of keys and words, half
+/// full, without shards, limits, aging, or anyone else's writes. Figures for 1M are read beside it.
+struct Plain {
+    slots: Box<[(u64, u64)]>,
+}
+
+impl Plain {
+    fn with(size: u64) -> Self {
+        let mut plain = Self { slots: vec![(0, 0); 2 * size as usize].into_boxed_slice() };
+        for n in 0..size {
+            let key = station(n).get().to_bits();
+            let mut at = plain.home(key);
+            while plain.slots[at].0 != 0 {
+                at = (at + 1) & (plain.slots.len() - 1);
+            }
+            plain.slots[at] = (key, n);
+        }
+        plain
+    }
+
+    fn home(&self, key: u64) -> usize {
+        let product = u128::from(key) * 0x9e37_79b9_7f4a_7c15_u128;
+        (product as u64 ^ (product >> 64) as u64) as usize & (self.slots.len() - 1)
+    }
+
+    fn look_up(&self, key: u64) -> Option<u64> {
+        let mut at = self.home(key);
+        loop {
+            match self.slots[at] {
+                (0, _) => return None,
+                (found, word) if found == key => return Some(word),
+                _ => at = (at + 1) & (self.slots.len() - 1),
+            }
+        }
+    }
+}
+
+fn plain(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("fdb/plain");
+    group.throughput(Throughput::Elements(1));
+    for (name, size) in SIZES {
+        let plain = Plain::with(size);
+        let mut n = 0_u64;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                n += 1;
+                plain.look_up(black_box(station(n.wrapping_mul(STRIDE) % size).get().to_bits()))
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Readers while a learner takes in ten thousand strangers a second.
 fn beside(criterion: &mut Criterion) {
     const EVERY: Duration = Duration::from_micros(100);
@@ -198,5 +267,5 @@ fn settings() -> Criterion {
         .measurement_time(Duration::from_secs(2))
 }
 
-criterion_group! { name = benches; config = settings(); targets = lookup, learn, beside }
+criterion_group! { name = benches; config = settings(); targets = plain, lookup, learn, beside }
 criterion_main!(benches);

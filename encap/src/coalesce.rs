@@ -3,6 +3,8 @@
 
 use std::io::IoSlice;
 
+use arrayvec::ArrayVec;
+
 use crate::checksum::{self, Sum};
 use crate::inet::{Inet, IpVersion, proto};
 use crate::segment::{self, TCP_CHECKSUM, UDP_CHECKSUM, get_u16, get_u32, put};
@@ -16,6 +18,14 @@ pub enum Trust {
     /// The outer UDP checksum covered it and was verified, and the peer is trusted to have sent
     /// it whole.
     Vouched,
+    /// Its checksum is still to be finished, as [`Checksum::Partial`] has it: there is nothing to
+    /// verify yet.
+    Unfinished {
+        /// Where the checksum begins.
+        start: u16,
+        /// Where it goes, from there.
+        offset: u16,
+    },
 }
 
 /// What may be merged.
@@ -48,13 +58,13 @@ const CWR: u8 = 0x80;
 
 /// Takes inner frames in the order they came and hands out superframes and frames, in order
 /// within each flow. Frames of different segments, peers or outer ECN marks must not meet in one:
-/// call [`Self::finish`] in between. It borrows the frames and allocates nothing; it is some
-/// 4 KiB to set up, so make one for a whole batch of receives.
+/// call [`Self::finish`] in between. It borrows the frames and allocates nothing. It is some 4 KiB:
+/// cheap to make, but not to move.
 #[derive(Debug)]
 pub struct Coalescer<'a> {
     merge: Merge,
     runs: [Option<Run<'a>>; RUNS],
-    bodies: [[IoSlice<'a>; SLICES]; RUNS],
+    bodies: [ArrayVec<IoSlice<'a>, SLICES>; RUNS],
     /// The slot whose run is closed next when a new flow needs one.
     oldest: usize,
 }
@@ -90,9 +100,9 @@ struct Piece<'a> {
 impl<'a> Coalescer<'a> {
     /// An empty one.
     #[must_use]
+    #[inline]
     pub fn new(merge: Merge) -> Self {
-        let bodies = [[IoSlice::new(&[]); SLICES]; RUNS];
-        Self { merge, runs: [None; RUNS], bodies, oldest: 0 }
+        Self { merge, runs: [None; RUNS], bodies: Default::default(), oldest: 0 }
     }
 
     /// Takes one frame, and hands out what is finished by it.
@@ -142,25 +152,27 @@ impl<'a> Coalescer<'a> {
     }
 
     fn start(&mut self, slot: usize, first: Piece<'a>) {
-        let (Some(run), Some([body, ..])) = (self.runs.get_mut(slot), self.bodies.get_mut(slot))
-        else {
+        let (Some(run), Some(body)) = (self.runs.get_mut(slot), self.bodies.get_mut(slot)) else {
             return;
         };
-        *body = IoSlice::new(first.payload());
-        let sound = first.trust == Trust::Vouched;
+        body.clear();
+        body.push(IoSlice::new(first.payload()));
+        let sound = first.trust != Trust::Verify;
         *run = Some(Run { first, count: 1, payload: first.payload, last_flags: 0, sound });
     }
 
     /// Appends a piece of the same flow to a run, if it continues it.
     fn append(&mut self, slot: usize, piece: &Piece<'a>) -> bool {
         let Some(Some(run)) = self.runs.get_mut(slot) else { return false };
-        let body = self.bodies.get_mut(slot).and_then(|body| body.get_mut(run.count));
-        let Some(body) = body.filter(|_| run.is_continued_by(piece)) else { return false };
-        run.sound = run.sound || run.first.is_valid();
-        if !run.sound || !(piece.trust == Trust::Vouched || piece.is_valid()) {
+        let Some(body) = self.bodies.get_mut(slot) else { return false };
+        if body.is_full() || !run.is_continued_by(piece) {
             return false;
         }
-        *body = IoSlice::new(piece.payload());
+        run.sound = run.sound || run.first.is_valid();
+        if !run.sound || (piece.trust == Trust::Verify && !piece.is_valid()) {
+            return false;
+        }
+        body.push(IoSlice::new(piece.payload()));
         run.count += 1;
         run.payload += piece.payload;
         run.last_flags = piece.flags & (PSH | FIN);
@@ -172,13 +184,9 @@ impl<'a> Coalescer<'a> {
         if run.count == 1 {
             return self.single(run.first.bytes, run.first.trust, emit);
         }
-        let body = self.bodies.get(slot).and_then(|body| body.get(..run.count));
+        let body = self.bodies.get(slot).map_or(&[][..], ArrayVec::as_slice);
         let head = run.superframe_head();
-        emit(Frame {
-            head: head.as_slice(),
-            body: body.unwrap_or_default(),
-            offload: run.offload(),
-        });
+        emit(Frame { head: head.as_slice(), body, offload: run.offload() });
     }
 
     /// Hands out a frame as it came.
@@ -188,6 +196,7 @@ impl<'a> Coalescer<'a> {
             checksum: match trust {
                 Trust::Verify => Checksum::Done,
                 Trust::Vouched => Checksum::Vouched,
+                Trust::Unfinished { start, offset } => Checksum::Partial { start, offset },
             },
             gso: None,
         });
@@ -237,7 +246,7 @@ impl<'a> Piece<'a> {
     /// Whether this frame may be in a superframe at all, its checksum aside.
     fn is_mergeable(&self, merge: Merge) -> bool {
         let (l3, l4) = (self.inet.l3, self.inet.l4);
-        if self.payload == 0 || self.inet.extended {
+        if self.payload == 0 || self.inet.extended || !self.is_summed_as_usual() {
             return false;
         }
         if self.inet.version == IpVersion::V4 && checksum::of(self.slice(l3, l4)) != 0 {
@@ -251,6 +260,16 @@ impl<'a> Piece<'a> {
                 merge.udp && claimed == self.inet.l4_len() && checksum != 0
             }
         }
+    }
+
+    /// Whether a checksum that is still to be finished is that of the transport header.
+    fn is_summed_as_usual(&self) -> bool {
+        let Trust::Unfinished { start, offset } = self.trust else { return true };
+        let usual = match self.kind {
+            GsoKind::Tcp => TCP_CHECKSUM,
+            GsoKind::Udp => UDP_CHECKSUM,
+        };
+        usize::from(start) == self.inet.l4 && offset == usual
     }
 
     /// Whether nothing may follow this piece: it is shorter than the run's first, or pushed.

@@ -6,6 +6,9 @@ use crate::{EtherType, MacAddr};
 /// Bytes of an untagged Ethernet header, also the shortest frame that can be forwarded.
 pub const HEADER_LEN: usize = 14;
 
+/// Bytes of the two addresses.
+const MACS_LEN: usize = 12;
+
 /// Tags that are looked behind for layer 3; a third one makes the frame's payload opaque.
 const TAGS_MAX: usize = 2;
 
@@ -48,40 +51,44 @@ impl Ethernet {
     ///
     /// # Errors
     /// When the bytes end within the header or within one of the first two tags.
+    #[inline]
     pub fn parse(head: &[u8]) -> Result<Self, EthernetError> {
-        let len = head.len();
-        let Some((&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5], mut rest)) =
-            head.split_first_chunk::<12>()
+        let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, hi, lo]) =
+            head.first_chunk::<HEADER_LEN>()
         else {
-            return Err(EthernetError::Runt { len });
+            return Err(EthernetError::Runt { len: head.len() });
         };
-        let Some(&[hi, lo]) = rest.first_chunk::<2>() else {
-            return Err(EthernetError::Runt { len });
-        };
-        let mut header = Self {
+        let ethertype = EtherType(u16::from_be_bytes([hi, lo]));
+        let header = Self {
             dst: MacAddr([d0, d1, d2, d3, d4, d5]),
             src: MacAddr([s0, s1, s2, s3, s4, s5]),
             tag: None,
-            ethertype: EtherType(u16::from_be_bytes([hi, lo])),
-            l3_type: EtherType(u16::from_be_bytes([hi, lo])),
+            ethertype,
+            l3_type: ethertype,
             l3: HEADER_LEN,
         };
+        // Apart, so that the rest is small enough to be inlined where frames come by.
+        if ethertype.is_tag() { header.behind_tags(head) } else { Ok(header) }
+    }
+
+    fn behind_tags(mut self, head: &[u8]) -> Result<Self, EthernetError> {
+        let truncated = EthernetError::TruncatedTag { len: head.len() };
+        let mut rest = head.get(MACS_LEN..).ok_or(truncated)?;
         for depth in 0..TAGS_MAX {
-            if !header.l3_type.is_tag() {
+            if !self.l3_type.is_tag() {
                 break;
             }
-            let truncated = EthernetError::TruncatedTag { len };
             let (&tag, behind) = rest.split_first_chunk::<TAG_LEN>().ok_or(truncated)?;
             let &[hi, lo] = behind.first_chunk::<2>().ok_or(truncated)?;
             rest = behind;
-            header.l3_type = EtherType(u16::from_be_bytes([hi, lo]));
-            header.l3 += TAG_LEN;
+            self.l3_type = EtherType(u16::from_be_bytes([hi, lo]));
+            self.l3 += TAG_LEN;
             if depth == 0 {
-                header.tag = Tag::from_wire(tag);
-                header.ethertype = header.l3_type;
+                self.tag = Tag::from_wire(tag);
+                self.ethertype = self.l3_type;
             }
         }
-        Ok(header)
+        Ok(self)
     }
 }
 

@@ -31,6 +31,7 @@ impl FlowHash {
 
     /// The same for a head that was dissected already.
     #[must_use]
+    #[inline]
     pub fn with(head: &[u8], ethernet: &Ethernet, inet: Option<&Inet>, seed: u64) -> Self {
         let [k0, k1, k2, k3] = KEYS;
         let mac = |mac: MacAddr| mac.to_bits() << 16;

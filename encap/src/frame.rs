@@ -75,6 +75,7 @@ pub struct Gso {
 impl Frame<'_> {
     /// Bytes of the frame as one unit.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.head.len() + self.body.iter().map(|slice| slice.len()).sum::<usize>()
     }
@@ -87,12 +88,14 @@ impl Frame<'_> {
 
     /// How many frames this is on a wire.
     #[must_use]
+    #[inline]
     pub fn wire_frames(&self) -> u64 {
         self.offload.gso.map_or(1, |gso| u64::from(gso.segments))
     }
 
     /// How many bytes this is on a wire: every segment repeats the headers.
     #[must_use]
+    #[inline]
     pub fn wire_bytes(&self) -> u64 {
         let repeated = self
             .offload
@@ -103,6 +106,7 @@ impl Frame<'_> {
 
     /// Bytes of the longest frame this is on a wire.
     #[must_use]
+    #[inline]
     pub fn wire_len_max(&self) -> usize {
         match self.offload.gso {
             Some(gso) if gso.segments > 1 => usize::from(gso.header_len) + usize::from(gso.size),

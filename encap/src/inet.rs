@@ -78,6 +78,7 @@ impl Inet {
 
     /// The same for a frame whose Ethernet header was read already.
     #[must_use]
+    #[inline]
     pub fn at(head: &[u8], ethernet: &Ethernet) -> Option<Self> {
         match ethernet.l3_type {
             EtherType::IPV4 => Self::v4(head, ethernet.l3),
@@ -86,6 +87,7 @@ impl Inet {
         }
     }
 
+    #[inline]
     fn v4(head: &[u8], l3: usize) -> Option<Self> {
         let packet = head.get(l3..)?;
         let &[first, tos, len0, len1, _, _, frag0, frag1, _, proto, ..] =

@@ -67,7 +67,7 @@ impl Fdb {
         segment.hot.configure(Some(&limits));
         drop(ledger);
         self.trim(id, segment);
-        // What had expired must not come back to life in a reader's cache.
+        // What had expired must not come back to life in an answer that somebody kept.
         segment.hot.bump();
         // The sweep works out anew when something ends.
         self.deadline.store(0, Ordering::Relaxed);
@@ -150,7 +150,21 @@ impl Fdb {
     /// Events since the table was made.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.tally.totals()
+        let mut totals = Totals {
+            refused: self.tally.refused.get(),
+            expired: self.tally.expired.get(),
+            flushed: self.tally.flushed.get(),
+            ..Totals::default()
+        };
+        for (_, segment) in self.segments.iter_from(0) {
+            let ledger = segment.lock();
+            let counts = ledger.counts();
+            totals.learned += ledger.admitted();
+            totals.moves += counts.moves;
+            totals.damped += counts.damped;
+            totals.evicted += counts.evicted;
+        }
+        totals
     }
 
     /// Bytes that the table has allocated, without those of its readers.

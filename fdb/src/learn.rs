@@ -1,8 +1,9 @@
 //! Learning where something has to be written: strangers, moves, refreshes.
 //!
 //! Every change of an entry happens under its segment's lock, and there in this order: books,
-//! table, generation.
+//! table, generation. A refresh changes no more than a stamp and an order, and does the table first.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use encap::StationMac;
@@ -25,22 +26,20 @@ impl Fdb {
     /// A known station at its known place costs a few loads. Once a second its entry is refreshed,
     /// for which nobody is waited for. Only a stranger or a move waits for the segment's lock.
     pub fn learn(&self, id: SegmentId, mac: StationMac, dest: Dest, now: Tick) -> Learn {
-        let key = Key::new(id, mac);
-        let learn = match self.segments.get(id) {
-            Some(segment) if segment.hot.learning() => {
-                let word = self.shards.read(self.shards.hash(key), key);
-                let unwritten = segment.hot.learn_unwritten(word, dest, Stamp::of(now));
-                unwritten.unwrap_or_else(|| self.learn_written(segment, key, word, dest, now).0)
-            }
-            _ => Learn::Refused(Refusal::Disabled),
+        let segment = self.segments.get(id).filter(|segment| segment.hot.learning());
+        let Some(segment) = segment else {
+            return self.tally.tell(Learn::Refused(Refusal::Disabled));
         };
-        if matches!(learn, Learn::Refused(_)) {
-            self.tally.refused.add(1);
+        let key = Key::new(id, mac);
+        let read = || self.shards.read(self.shards.hash(key), key);
+        let word = read();
+        match segment.hot.learn_unwritten(word, dest, Stamp::of(now)) {
+            Some(learn) => self.tally.tell(learn),
+            None => self.learn_written(segment, key, word, dest, now, read),
         }
-        learn
     }
 
-    /// Learns where `word`, just read, does not suffice. Returns the entry as it is then, too.
+    /// Learns where `word`, just read, does not suffice; `again` reads it anew.
     pub(crate) fn learn_written(
         &self,
         segment: &Segment,
@@ -48,39 +47,63 @@ impl Fdb {
         word: Word,
         dest: Dest,
         now: Tick,
-    ) -> (Learn, Word) {
+        again: impl FnOnce() -> Word,
+    ) -> Learn {
         let stamp = Stamp::of(now);
-        let refresh = !word.is_dead() && word.dest() == dest && !segment.hot.expired(word, stamp);
-        let mut ledger = if refresh {
-            let Some(ledger) = segment.try_lock() else {
-                // Its place in the order of eviction stays that of the refresh before.
-                let fresh = word.with_seen(stamp);
-                self.shards.replace(key, word, fresh);
-                return (Learn::Known, fresh);
-            };
-            ledger
+        let known = !word.is_dead() && !segment.hot.expired(word, stamp);
+        let ledger = if known && (word.dest() == dest || word.is_frozen()) {
+            segment.try_lock()
         } else {
-            segment.lock()
+            Some(segment.lock())
         };
+        let learn = match ledger {
+            Some(ledger) => self.learn_locked(segment, ledger, key, dest, now, again),
+            None if word.dest() == dest => {
+                // Its place in the order of eviction stays that of the refresh before.
+                self.shards.replace(key, word, word.with_seen(stamp));
+                Learn::Known
+            }
+            // A loop moves stations with every frame, and nobody shall wait for those. Whether the
+            // time is over is for the next one to ask.
+            None => Learn::Refused(Refusal::Damped),
+        };
+        self.tally.tell(learn)
+    }
+
+    fn learn_locked(
+        &self,
+        segment: &Segment,
+        mut ledger: MutexGuard<'_, Ledger>,
+        key: Key,
+        dest: Dest,
+        now: Tick,
+        again: impl FnOnce() -> Word,
+    ) -> Learn {
+        let stamp = Stamp::of(now);
         let Some(limits) = ledger.limits.filter(|limits| limits.learning) else {
-            return (Learn::Refused(Refusal::Disabled), Word::DEAD);
+            return Learn::Refused(Refusal::Disabled);
         };
-        match self.shards.find(key) {
+        // Whoever writes this key holds the segment's lock: what the table says now stays.
+        if again().is_dead() {
+            return self.admit(segment, &mut ledger, &limits, (key, dest), now);
+        }
+        let here = |word: Word| {
+            word.is_learned() && word.dest() == dest && !segment.hot.expired(word, stamp)
+        };
+        let refreshed = |word: Word| here(word).then(|| word.with_seen(stamp));
+        match self.shards.find_and(key, refreshed) {
+            Some(found) if here(found.word) => {
+                ledger.touch(found.node);
+                Learn::Known
+            }
             Some(found) if !found.word.is_learned() => {
                 let same = found.word.dest() == dest;
-                let learn = if same { Learn::Known } else { Learn::Refused(Refusal::Static) };
-                (learn, found.word)
+                if same { Learn::Known } else { Learn::Refused(Refusal::Static) }
             }
             Some(found) if segment.hot.expired(found.word, stamp) => {
                 self.drop_found(&mut ledger, key, found);
                 self.tally.expired.add(1);
                 self.admit(segment, &mut ledger, &limits, (key, dest), now)
-            }
-            Some(found) if found.word.dest() == dest => {
-                let fresh = found.word.with_seen(stamp);
-                ledger.touch(found.node);
-                self.shards.put(key, fresh, found.node);
-                (Learn::Known, fresh)
             }
             Some(found) => {
                 self.relocate(segment, &mut ledger, &limits, (key, dest), (found, stamp))
@@ -97,37 +120,55 @@ impl Fdb {
         limits: &SegmentLimits,
         (key, dest): (Key, Dest),
         now: Tick,
-    ) -> (Learn, Word) {
+    ) -> Learn {
         let mut evicted = None;
-        loop {
+        let node = loop {
             let fill = Fill {
                 owner: (ledger.learned_of(dest), limits.cap(dest)),
                 segment: (ledger.counts().learned, limits.max_macs),
-                all_full: self.tally.is_full(self.max_entries),
+                // The place of who was evicted is this one's.
+                all_full: evicted.is_none() && self.tally.is_full(self.max_entries),
             };
             let payer = match fill.room() {
-                Room::Free if self.tally.reserve(self.max_entries) => break,
+                Room::Free if evicted.is_some() || self.tally.reserve(self.max_entries) => {
+                    let (node, appeared) = ledger.add(key, dest, Origin::Learned);
+                    self.owners.appeared(key.segment(), appeared);
+                    break node;
+                }
                 // Another segment took the place since.
                 Room::Free => continue,
-                Room::Own => Some(dest),
+                Room::Own => ledger.owner(dest),
                 Room::Heaviest => ledger.heaviest(dest),
                 Room::Nowhere => None,
             };
-            let Some(payer) = payer.filter(|payer| self.evict(ledger, *payer)) else {
-                return (Learn::Refused(Refusal::Limit), Word::DEAD);
+            if let Some(own) = payer
+                && evicted.is_none()
+                && fill.lacks_one()
+                && ledger.owner_in(own) == Some(dest)
+                && let Some((gone, node)) = ledger.exchange(key, own)
+            {
+                self.shards.kill(gone);
+                ledger.note_eviction();
+                evicted = Some(dest);
+                break node;
+            }
+            let Some(payer) = payer.and_then(|payer| self.make_room(ledger, payer)) else {
+                if evicted.is_some() {
+                    self.tally.release();
+                }
+                return Learn::Refused(Refusal::Limit);
             };
-            evicted = Some(payer);
-        }
-        let word = Word::new(dest, Origin::Learned, Stamp::of(now));
-        let (node, appeared) = ledger.add(key, dest, Origin::Learned);
-        self.owners.appeared(key.segment(), appeared);
-        self.shards.put(key, word, node);
-        self.tally.learned.add(1);
+            if evicted.replace(payer).is_some() {
+                self.tally.release();
+            }
+        };
+        self.shards.put(key, Word::new(dest, Origin::Learned, Stamp::of(now)), node);
+        ledger.note_learned();
         let aging = segment.hot.aging();
         if aging != 0 {
             self.ends_at(tick_after(now, aging));
         }
-        (Learn::New { evicted }, word)
+        Learn::New { evicted }
     }
 
     /// A known station appears elsewhere.
@@ -138,49 +179,56 @@ impl Fdb {
         limits: &SegmentLimits,
         (key, dest): (Key, Dest),
         (found, now): (Found, Stamp),
-    ) -> (Learn, Word) {
+    ) -> Learn {
         let cap = limits.cap(dest);
         if cap == 0 {
-            return (Learn::Refused(Refusal::Limit), found.word);
+            return Learn::Refused(Refusal::Limit);
         }
         let moves = match ledger.moves(found.node).attempt(now, self.damping) {
             Verdict::Follow(moves) => moves,
-            Verdict::Held => return (Learn::Refused(Refusal::Damped), found.word),
+            Verdict::Held => return Learn::Refused(Refusal::Damped),
             Verdict::Freeze(moves) => {
                 ledger.set_moves(found.node, moves);
-                let frozen = found.word.with_frozen();
-                self.shards.put(key, frozen, found.node);
-                self.tally.damped.add(1);
+                self.shards.put(key, found.word.with_frozen(), found.node);
                 ledger.note_damped();
-                return (Learn::Refused(Refusal::Damped), frozen);
+                return Learn::Refused(Refusal::Damped);
             }
         };
-        if ledger.learned_of(dest) >= cap {
-            self.evict(ledger, dest);
+        if ledger.learned_of(dest) >= cap
+            && let Some(owner) = ledger.owner(dest)
+        {
+            self.evict(ledger, owner);
         }
         let from = found.word.dest();
         let (appeared, vanished) = ledger.hand_over(found.node, dest);
         self.owners.appeared(key.segment(), appeared);
         self.owners.vanished(key.segment(), vanished);
         ledger.set_moves(found.node, moves);
-        let word = Word::new(dest, Origin::Learned, now);
-        self.shards.put(key, word, found.node);
+        self.shards.put(key, Word::new(dest, Origin::Learned, now), found.node);
         segment.hot.bump();
-        self.tally.moves.add(1);
         ledger.note_move();
-        (Learn::Moved { from }, word)
+        Learn::Moved { from }
     }
 
-    /// Removes an owner's oldest learned entry. Returns whether it had one.
-    pub(crate) fn evict(&self, ledger: &mut Ledger, owner: Dest) -> bool {
-        let Some((key, node)) = ledger.oldest(owner) else { return false };
+    /// Removes the oldest learned entry of the owner in this slot. Returns whether it had one.
+    pub(crate) fn evict(&self, ledger: &mut Ledger, owner: u32) -> bool {
+        let had = self.make_room(ledger, owner).is_some();
+        if had {
+            self.tally.release();
+        }
+        had
+    }
+
+    /// As [`Self::evict`], but the place among all entries stays taken, for another one. Returns
+    /// whose entry it was.
+    fn make_room(&self, ledger: &mut Ledger, owner: u32) -> Option<Dest> {
+        let dest = ledger.owner_in(owner)?;
+        let (key, node) = ledger.oldest(owner)?;
         let vanished = ledger.drop_entry(node, Origin::Learned);
         self.owners.vanished(key.segment(), vanished);
         self.shards.kill(key);
-        self.tally.release();
-        self.tally.evicted.add(1);
         ledger.note_eviction();
-        true
+        Some(dest)
     }
 
     /// Removes an entry that the books name.
@@ -206,7 +254,8 @@ impl Fdb {
         for (owner, _) in owners {
             self.in_batches(segment, |ledger| {
                 let cap = ledger.limits.map_or(0, |limits| limits.cap(owner));
-                ledger.learned_of(owner) > cap && self.evict(ledger, owner)
+                ledger.learned_of(owner) > cap
+                    && ledger.owner(owner).is_some_and(|owner| self.evict(ledger, owner))
             });
         }
         self.in_batches(segment, |ledger| {

@@ -8,7 +8,7 @@ use crate::damping::Moves;
 use crate::limits::SegmentLimits;
 use crate::weights::Weights;
 use crate::word::Key;
-use crate::{Counts, Dest, Origin};
+use crate::{Counts, Dest, Origin, PortId, VtepId};
 
 const NIL: u32 = u32::MAX;
 
@@ -67,7 +67,24 @@ pub(crate) enum Change {
 
 /// Owners to their slots. Never iterated: its order is random.
 #[derive(Debug, Default)]
-struct Index(foldhash::HashMap<Dest, u32>);
+struct Index(foldhash::HashMap<Place, u32>);
+
+/// An owner in one number, which is hashed in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place(u64);
+
+impl From<Dest> for Place {
+    fn from(dest: Dest) -> Self {
+        Self(match dest {
+            Dest::Port(PortId { slot, generation }) => {
+                u64::from(slot) << 16 | u64::from(generation)
+            }
+            Dest::Vtep(VtepId { slot, generation }) => {
+                1 << 32 | u64::from(slot) << 16 | u64::from(generation)
+            }
+        })
+    }
+}
 
 /// One segment's books.
 #[derive(Debug)]
@@ -75,6 +92,8 @@ pub(crate) struct Ledger {
     /// `None` until the segment is configured.
     pub(crate) limits: Option<SegmentLimits>,
     counts: Counts,
+    /// Strangers that came in, so far.
+    admitted: u64,
     nodes: Vec<Node>,
     free_node: u32,
     owners: Vec<Owner>,
@@ -90,6 +109,7 @@ impl Default for Ledger {
         Self {
             limits: None,
             counts: Counts::default(),
+            admitted: 0,
             nodes: Vec::new(),
             free_node: NIL,
             owners: Vec::new(),
@@ -104,6 +124,16 @@ impl Default for Ledger {
 impl Ledger {
     pub(crate) const fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Strangers that came in, so far.
+    pub(crate) const fn admitted(&self) -> u64 {
+        self.admitted
+    }
+
+    /// Writes down that a stranger came in.
+    pub(crate) const fn note_learned(&mut self) {
+        self.admitted += 1;
     }
 
     /// Writes down that an entry made room for another.
@@ -139,10 +169,9 @@ impl Ledger {
         owners
     }
 
-    /// The owner's least recently refreshed entry, and its node.
-    pub(crate) fn oldest(&mut self, dest: Dest) -> Option<(Key, u32)> {
-        let owner = self.owner(dest)?;
-        self.head(owner, Origin::Learned)
+    /// The least recently refreshed entry of the owner in this slot, and its node.
+    pub(crate) fn oldest(&mut self, slot: u32) -> Option<(Key, u32)> {
+        self.head(slot, Origin::Learned)
     }
 
     /// The first of an owner's entries: learned ones, or those that are not.
@@ -156,16 +185,15 @@ impl Ledger {
         self.owners.len() as u32
     }
 
-    /// The oldest learned entry of the owner in this slot.
-    pub(crate) fn oldest_in(&mut self, slot: u32) -> Option<Key> {
-        self.head(slot, Origin::Learned).map(|(key, _)| key)
+    /// The slot of the owner with the most learned entries; of equals rather the one that learns.
+    pub(crate) fn heaviest(&mut self, learner: Dest) -> Option<u32> {
+        let learner = self.owner(learner);
+        self.weights.heaviest(learner)
     }
 
-    /// The owner with the most learned entries; of equals rather the one that learns.
-    pub(crate) fn heaviest(&mut self, learner: Dest) -> Option<Dest> {
-        let learner = self.owner(learner);
-        let slot = self.weights.heaviest(learner)?;
-        Some(self.owners[slot as usize].dest)
+    /// The owner in a slot.
+    pub(crate) fn owner_in(&self, slot: u32) -> Option<Dest> {
+        self.owners.get(slot as usize).map(|owner| owner.dest)
     }
 
     /// Adds an entry as its owner's most recent one. Returns its node, and the owner if it is new.
@@ -182,6 +210,17 @@ impl Ledger {
         };
         *self.count(origin) += 1;
         (id, self.append(id, dest, origin))
+    }
+
+    /// Puts an entry in the place of the oldest one of the owner in this slot: as if that one were forgotten and this
+    /// one added, but nobody's number of entries changes. Returns who went, and the node.
+    pub(crate) fn exchange(&mut self, key: Key, slot: u32) -> Option<(Key, u32)> {
+        let (gone, id) = self.head(slot, Origin::Learned)?;
+        self.take(id, Origin::Learned);
+        self.append_to(id, slot, Origin::Learned);
+        let node = &mut self.nodes[id as usize];
+        (node.key, node.moves) = (key, Moves::default());
+        Some((gone, id))
     }
 
     /// Forgets an entry. Returns its owner if this was its last one.
@@ -223,7 +262,7 @@ impl Ledger {
 
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
-        let map = self.by_dest.0.capacity() * 8 / 7 * (size_of::<(Dest, u32)>() + 1);
+        let map = self.by_dest.0.capacity() * 8 / 7 * (size_of::<(Place, u32)>() + 1);
         self.nodes.capacity() * size_of::<Node>()
             + self.owners.capacity() * size_of::<Owner>()
             + self.free_owners.capacity() * size_of::<u32>()
@@ -240,12 +279,13 @@ impl Ledger {
     }
 
     /// The slot of an owner that has entries.
-    fn owner(&mut self, dest: Dest) -> Option<u32> {
+    #[inline]
+    pub(crate) fn owner(&mut self, dest: Dest) -> Option<u32> {
         let last = self.owners.get(self.last as usize);
         if last.is_some_and(|o| o.dest == dest && !o.is_empty()) {
             return Some(self.last);
         }
-        let owner = *self.by_dest.0.get(&dest)?;
+        let owner = *self.by_dest.0.get(&dest.into())?;
         self.last = owner;
         Some(owner)
     }
@@ -268,7 +308,7 @@ impl Ledger {
                     self.owners.push(owner);
                     self.owners.len() as u32 - 1
                 };
-                self.by_dest.0.insert(dest, slot);
+                self.by_dest.0.insert(dest.into(), slot);
                 (slot, Change::Owner(dest))
             }
         };
@@ -323,7 +363,7 @@ impl Ledger {
             return Change::None;
         }
         let dest = owner.dest;
-        self.by_dest.0.remove(&dest);
+        self.by_dest.0.remove(&dest.into());
         self.free_owners.push(slot);
         Change::Owner(dest)
     }
@@ -332,7 +372,9 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{PortId, SegmentId, VtepId};
+    use crate::damping::Verdict;
+    use crate::word::Stamp;
+    use crate::{Damping, SegmentId, Tick};
     use encap::MacAddr;
 
     fn key(n: u64) -> Key {
@@ -361,7 +403,37 @@ mod tests {
         ledger.touch(ids[3]);
         assert_eq!(ledger.first(port(1), Origin::Learned), Some(key(1)));
         assert_eq!(ledger.learned_of(port(1)), 3);
-        assert_eq!(ledger.oldest(port(2)), None);
+        assert_eq!(ledger.owner(port(2)), None);
+    }
+
+    #[test]
+    fn an_exchange_is_what_removing_and_adding_would_be() {
+        for others in 0..3 {
+            let mut ledger = Ledger::default();
+            let (old, _) = ledger.add(key(1), port(1), Origin::Learned);
+            let Verdict::Follow(moves) =
+                Moves::default().attempt(Stamp::of(Tick(0)), Damping::default().into())
+            else {
+                panic!("the first move is followed")
+            };
+            ledger.set_moves(old, moves);
+            for n in 0..others {
+                ledger.add(key(2 + n), port(1), Origin::Learned);
+            }
+            let counts = ledger.counts();
+            let slot = ledger.owner(port(1)).unwrap();
+            assert_eq!(ledger.exchange(key(9), slot), Some((key(1), old)));
+            assert_eq!((ledger.counts(), ledger.learned_of(port(1))), (counts, 1 + others as u32));
+            assert_eq!(ledger.moves(old), Moves::default());
+            let order: Vec<Key> = std::iter::from_fn(|| {
+                let (key, id) = ledger.oldest(slot)?;
+                ledger.drop_entry(id, Origin::Learned);
+                Some(key)
+            })
+            .collect();
+            assert_eq!(order, (2..2 + others).chain([9]).map(key).collect::<Vec<_>>());
+            assert_eq!(ledger.exchange(key(9), slot), None);
+        }
     }
 
     #[test]
@@ -382,18 +454,22 @@ mod tests {
     #[test]
     fn the_heaviest_has_most_learned_entries() {
         let mut ledger = Ledger::default();
-        assert_eq!(ledger.heaviest(port(1)), None);
+        let heaviest = |ledger: &mut Ledger, learner| {
+            let slot = ledger.heaviest(learner)?;
+            ledger.owner_in(slot)
+        };
+        assert_eq!(heaviest(&mut ledger, port(1)), None);
         let (a, _) = ledger.add(key(1), port(1), Origin::Learned);
         for n in 2..9 {
             ledger.add(key(n), port(2), Origin::Static);
         }
-        assert_eq!(ledger.heaviest(port(2)), Some(port(1)), "what is set has no weight");
+        assert_eq!(heaviest(&mut ledger, port(2)), Some(port(1)), "what is set has no weight");
         ledger.add(key(9), vtep(1), Origin::Learned);
         for learner in [port(1), vtep(1)] {
-            assert_eq!(ledger.heaviest(learner), Some(learner), "of equals who learns");
+            assert_eq!(heaviest(&mut ledger, learner), Some(learner), "of equals who learns");
         }
         ledger.hand_over(a, vtep(1));
         ledger.touch(a);
-        assert_eq!(ledger.heaviest(port(1)), Some(vtep(1)));
+        assert_eq!(heaviest(&mut ledger, port(1)), Some(vtep(1)));
     }
 }

@@ -124,6 +124,11 @@ impl Fill {
             Room::Nowhere
         }
     }
+
+    /// Whether one entry less would make room: nothing is above its cap.
+    pub(crate) const fn lacks_one(&self) -> bool {
+        self.owner.0 <= self.owner.1 && self.segment.0 <= self.segment.1
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +151,9 @@ mod tests {
             ("no cap for the owner", (0, 0), (0, 8), false, Nowhere),
             ("no cap for the segment", (0, 4), (0, 0), false, Nowhere),
         ] {
-            assert_eq!(Fill { owner, segment, all_full }.room(), room, "{name}");
+            let fill = Fill { owner, segment, all_full };
+            assert_eq!(fill.room(), room, "{name}");
+            assert_eq!(fill.lacks_one(), !name.contains("above"), "{name}");
         }
     }
 }

@@ -93,7 +93,7 @@ impl Fdb {
 
     /// Removes the owner's oldest entry if it has expired.
     fn sweep_oldest(&self, segment: &Segment, ledger: &mut Ledger, owner: u32, now: Tick) -> bool {
-        let Some(key) = ledger.oldest_in(owner) else { return false };
+        let Some((key, _)) = ledger.oldest(owner) else { return false };
         let Some(found) = self.shards.find(key) else { return false };
         let stamp = Stamp::of(now);
         if segment.hot.expired(found.word, stamp) {

@@ -1,17 +1,28 @@
 //! The table that readers walk without a lock.
 //!
-//! Open addressing over buckets of four slots, one cache line each. A slot is two atomic words:
+//! Open addressing over buckets of three slots, one cache line each. A slot is two atomic words,
+//! the key (who) and the word (the whole of an entry's value, zero while there is none); beside
+//! them a bucket has its entries' nodes and its *state*: how many keys were turned away to later
+//! buckets, and how many slots were cleared so far (its *changes*).
 //!
-//! - the **key** goes from zero to its value once, and never changes again in the life of a table;
-//! - the **word** is the whole of an entry's value, zero while there is none.
+//! One writer at a time, under the shard's lock, goes by this order:
 //!
-//! So whoever finds a key may read the word beside it at any time: one atomic load is one whole
-//! value of that key, never half of one, nor that of another key that moved in (there is no ABA,
-//! since nobody moves in). An entry is removed by zeroing its word; the key stays as a tombstone
-//! that only the same key revives. Tombstones go when a shard is rebuilt: a new table is filled
-//! under the shard's lock and published whole; who still reads the old one sees the state of the
-//! moment before. What is written after the publication is visible to a reader that looks at the
-//! epoch first (see [`crate::shard`]).
+//! - to fill a slot: the turned away are counted along the way, then word, then key;
+//! - to clear one: word to zero, key to zero, then the bucket's changes go up by one.
+//!
+//! A reader takes the changes, the key, the word, and the changes again, and starts anew if they
+//! differ. Why the word is then the key's own, of one moment, although slots are used again: say
+//! that it was written for another key. If that key came later, the slot was cleared between, and
+//! whoever reads the word sees those changes: the second reading has them. So the first one had
+//! them too, and who sees the changes sees the cleared key as well, not the key from before. If
+//! that key was there earlier, who sees the key sees the word that was written before it. A reader
+//! never waits: it starts anew only when something was removed. The changes are counted modulo
+//! 2^24, so a look-up may not take as long as 16 million removals from one bucket.
+//!
+//! An entry stays in its slot as long as it lives, so a reader finds it whoever else comes and
+//! goes. A larger table is filled under the shard's lock and published whole; who still reads the
+//! old one sees the state of the moment before. What is written after the publication is visible
+//! to a reader that looks at the epoch first (see [`crate::shard`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::word::{Key, Word};
 
 /// Slots in a bucket.
-const WAYS: usize = 4;
+const WAYS: usize = 3;
 
 /// A 64-bit cell that threads share: the processor's, or a model checker's in the tests.
 pub(crate) trait Cell: Default {
@@ -48,48 +59,148 @@ impl Cell for AtomicU64 {
     }
 }
 
-#[derive(Debug, Default)]
-struct Slot<C> {
-    key: C,
-    word: C,
+/// A bucket's state: bits 0–31 the node of the last slot, 32–39 how many keys were turned away (at
+/// 255 it stays), 40–63 the changes.
+#[derive(Clone, Copy, Debug)]
+struct State(u64);
+
+impl State {
+    const CHANGES: u32 = 40;
+    const TURNED_AWAY: u64 = 0xff << 32;
+
+    const fn changes(self) -> u64 {
+        self.0 >> Self::CHANGES
+    }
+
+    const fn turned_away(self) -> bool {
+        self.0 & Self::TURNED_AWAY != 0
+    }
+
+    const fn changed(self) -> Self {
+        Self(self.0.wrapping_add(1 << Self::CHANGES))
+    }
+
+    /// One more, or one less, that was turned away. Who lost count never counts down again.
+    const fn turn_away(self, more: bool) -> Self {
+        match self.0 & Self::TURNED_AWAY {
+            Self::TURNED_AWAY => self,
+            _ if more => Self(self.0 + (1 << 32)),
+            _ => Self(self.0 - (1 << 32)),
+        }
+    }
+
+    const fn node(self) -> u32 {
+        self.0 as u32
+    }
+
+    const fn with_node(self, node: u32) -> Self {
+        Self((self.0 & !0xffff_ffff) | node as u64)
+    }
 }
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Bucket<C>([Slot<C>; WAYS]);
+struct Bucket<C> {
+    keys: [C; WAYS],
+    words: [C; WAYS],
+    /// The nodes of the first two slots, the first one's in the low half. Under the shard's lock.
+    nodes: C,
+    state: C,
+}
 
-/// Neither the key nor a free slot is here: the next bucket may have it.
-struct Overflowed;
+const _: () = assert!(size_of::<Bucket<AtomicU64>>() == 64, "a look-up costs one cache line");
+
+/// The key is not here, but was perhaps turned away: the next bucket may have it.
+struct TurnedAway;
 
 impl<C: Cell> Bucket<C> {
-    /// The slot of a key, or that it has none in the table.
     #[inline]
-    fn find(&self, key: Key) -> Result<Option<&Slot<C>>, Overflowed> {
-        // All four are compared before anything is decided: which of them it is could not be
+    fn state(&self) -> State {
+        State(self.state.get())
+    }
+
+    /// The way of a key among the three, in one bit each.
+    #[inline]
+    fn among(&self, wanted: u64) -> usize {
+        // All are compared before anything is decided: which of them it is could not be
         // predicted, and a wrong guess costs more than the comparisons.
-        let keys =
-            [self.0[0].key.get(), self.0[1].key.get(), self.0[2].key.get(), self.0[3].key.get()];
-        let among = |wanted: u64| {
-            usize::from(keys[0] == wanted)
-                | usize::from(keys[1] == wanted) << 1
-                | usize::from(keys[2] == wanted) << 2
-                | usize::from(keys[3] == wanted) << 3
-        };
-        match among(key.raw()) {
-            0 if among(0) == 0 => Err(Overflowed),
-            0 => Ok(None),
-            found => Ok(Some(&self.0[found.trailing_zeros() as usize % WAYS])),
+        let [a, b, c] = &self.keys;
+        usize::from(a.get() == wanted)
+            | usize::from(b.get() == wanted) << 1
+            | usize::from(c.get() == wanted) << 2
+    }
+
+    #[inline]
+    fn way(&self, wanted: u64) -> Option<usize> {
+        match self.among(wanted) {
+            0 => None,
+            found => Some(found.trailing_zeros() as usize % WAYS),
         }
     }
+
+    /// The word of a key, or that it has none in the table.
+    #[inline]
+    fn read(&self, key: Key) -> Result<Word, TurnedAway> {
+        loop {
+            let before = self.state();
+            let found = self.among(key.raw());
+            if found == 0 {
+                return if before.turned_away() { Err(TurnedAway) } else { Ok(Word::DEAD) };
+            }
+            // One, two or four.
+            let word = Word::from_raw(self.words[(found >> 1).min(WAYS - 1)].get());
+            if self.state().changes() == before.changes() {
+                return Ok(word);
+            }
+        }
+    }
+
+    /// All entries with their ways, as they stood at one moment each.
+    fn entries(&self) -> impl Iterator<Item = (usize, Key, Word)> {
+        (0..WAYS).filter_map(|way| {
+            loop {
+                let before = self.state();
+                let (key, word) = (self.keys[way].get(), self.words[way].get());
+                if self.state().changes() == before.changes() {
+                    let word = Word::from_raw(word);
+                    return (key != 0 && !word.is_dead()).then(|| (way, Key::from_raw(key), word));
+                }
+            }
+        })
+    }
+
+    fn node(&self, way: usize) -> u32 {
+        match way {
+            0 => self.nodes.get() as u32,
+            1 => (self.nodes.get() >> 32) as u32,
+            _ => self.state().node(),
+        }
+    }
+
+    fn set_node(&self, way: usize, node: u32) {
+        let (nodes, node64) = (self.nodes.get(), u64::from(node));
+        match way {
+            0 => self.nodes.set((nodes & !0xffff_ffff) | node64),
+            1 => self.nodes.set((nodes & 0xffff_ffff) | (node64 << 32)),
+            _ => self.state.set(self.state().with_node(node).0),
+        }
+    }
+}
+
+/// A slot: its bucket, and which of the three it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    bucket: usize,
+    way: usize,
 }
 
 /// Where a key is, or could go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
     /// The key has this slot.
-    Found(usize),
+    Found(Place),
     /// It has none; this one is free.
-    Free(usize),
+    Free(Place),
     /// It has none, and none is free.
     Full,
 }
@@ -107,7 +218,7 @@ impl<C> Clone for Table<C> {
 }
 
 impl<C: Cell> Table<C> {
-    /// An empty table with at least this many slots: a power of two.
+    /// An empty table with at least this many slots: a power of two of buckets.
     pub(crate) fn with_slots(slots: usize) -> Self {
         let buckets = slots.div_ceil(WAYS).next_power_of_two();
         Self { buckets: (0..buckets).map(|_| Bucket::default()).collect() }
@@ -125,85 +236,140 @@ impl<C: Cell> Table<C> {
     /// The entry of this key; [`Word::DEAD`] where there is none.
     #[inline]
     pub(crate) fn read(&self, hash: u64, key: Key) -> Word {
-        self.slot(hash, key).map_or(Word::DEAD, |slot| Word::from_raw(slot.word.get()))
+        let mask = self.buckets.len() - 1;
+        match self.buckets.get(hash as usize & mask).map(|bucket| bucket.read(key)) {
+            Some(Ok(word)) => word,
+            Some(Err(TurnedAway)) => self.read_further_on(hash, key),
+            None => Word::DEAD,
+        }
     }
 
+    /// Reads the bucket of a key without asking what is in it. Nothing waits for what comes of it, so
+    /// the memory's answers to several calls in a row come at once.
     #[inline]
-    fn slot(&self, hash: u64, key: Key) -> Option<&Slot<C>> {
+    pub(crate) fn touch(&self, hash: u64) {
         let mask = self.buckets.len() - 1;
-        match self.buckets.get(hash as usize & mask)?.find(key) {
-            Ok(slot) => slot,
-            Err(Overflowed) => self.slot_further_on(hash, key),
-        }
+        std::hint::black_box(self.buckets.get(hash as usize & mask).map(|bucket| bucket.state().0));
     }
 
-    /// One key in twenty or so is not in its own bucket.
+    /// One key in some dozens is not in its own bucket.
     #[cold]
-    fn slot_further_on(&self, hash: u64, key: Key) -> Option<&Slot<C>> {
+    fn read_further_on(&self, hash: u64, key: Key) -> Word {
+        self.path(hash).skip(1).find_map(|at| self.buckets[at].read(key).ok()).unwrap_or(Word::DEAD)
+    }
+
+    /// The buckets in which a key is looked for, its own first.
+    fn path(&self, hash: u64) -> impl Iterator<Item = usize> + use<C> {
         let mask = self.buckets.len() - 1;
-        for step in 1..=mask {
-            if let Ok(slot) = self.buckets[(hash as usize).wrapping_add(step) & mask].find(key) {
-                return slot;
-            }
-        }
-        None
+        (0..=mask).map(move |step| (hash as usize).wrapping_add(step) & mask)
     }
 
     /// Writes `new` where the entry of this key is `old`. Needs no lock: it writes nothing if the
     /// entry has changed, and what it writes into a table that was just replaced is forgotten.
+    /// Where the slot has got another entry since, that one's stamp is younger than `old`'s.
     pub(crate) fn replace(&self, hash: u64, key: Key, old: Word, new: Word) {
-        if let Some(slot) = self.slot(hash, key) {
-            slot.word.replace(old.raw(), new.raw());
-        }
-    }
-
-    /// Where this key is or could go. Free slots stay free only under the shard's lock.
-    pub(crate) fn probe(&self, hash: u64, key: Key) -> Probe {
-        let mask = self.buckets.len() - 1;
-        let first = hash as usize & mask;
-        for step in 0..=mask {
-            let bucket = first.wrapping_add(step) & mask;
-            for (way, slot) in self.buckets[bucket].0.iter().enumerate() {
-                let found = slot.key.get();
-                if found == key.raw() {
-                    return Probe::Found(bucket * WAYS + way);
-                }
-                if found == 0 {
-                    return Probe::Free(bucket * WAYS + way);
-                }
+        for bucket in self.path(hash).map(|at| &self.buckets[at]) {
+            if let Some(way) = bucket.way(key.raw()) {
+                return bucket.words[way].replace(old.raw(), new.raw());
+            }
+            if !bucket.state().turned_away() {
+                return;
             }
         }
-        Probe::Full
     }
 
-    fn at(&self, index: usize) -> &Slot<C> {
-        &self.buckets[index / WAYS].0[index % WAYS]
+    /// Where this key is or could go. Under the shard's lock.
+    #[inline]
+    pub(crate) fn probe(&self, hash: u64, key: Key) -> Probe {
+        let at = hash as usize & (self.buckets.len() - 1);
+        let bucket = &self.buckets[at];
+        // Mostly the first bucket knows.
+        if let Some(way) = bucket.way(key.raw()) {
+            return Probe::Found(Place { bucket: at, way });
+        }
+        match bucket.way(0) {
+            Some(way) if !bucket.state().turned_away() => Probe::Free(Place { bucket: at, way }),
+            _ => self.probe_further_on(hash, key),
+        }
+    }
+
+    #[cold]
+    fn probe_further_on(&self, hash: u64, key: Key) -> Probe {
+        let mut free = None;
+        let mut beyond = true;
+        for at in self.path(hash) {
+            let bucket = &self.buckets[at];
+            if beyond && let Some(way) = bucket.way(key.raw()) {
+                return Probe::Found(Place { bucket: at, way });
+            }
+            if free.is_none() {
+                free = bucket.way(0).map(|way| Place { bucket: at, way });
+            }
+            beyond &= bucket.state().turned_away();
+            if let Some(free) = free
+                && !beyond
+            {
+                return Probe::Free(free);
+            }
+        }
+        free.map_or(Probe::Full, Probe::Free)
     }
 
     /// The word in a slot.
-    pub(crate) fn word(&self, index: usize) -> Word {
-        Word::from_raw(self.at(index).word.get())
+    pub(crate) fn word(&self, place: Place) -> Word {
+        Word::from_raw(self.buckets[place.bucket].words[place.way].get())
+    }
+
+    /// The node of the entry in a slot. Under the shard's lock.
+    pub(crate) fn node(&self, place: Place) -> u32 {
+        self.buckets[place.bucket].node(place.way)
+    }
+
+    /// Writes word and node of a slot whose key stands. Under the shard's lock.
+    pub(crate) fn set(&self, place: Place, word: Word, node: u32) {
+        let bucket = &self.buckets[place.bucket];
+        bucket.set_node(place.way, node);
+        bucket.words[place.way].set(word.raw());
     }
 
     /// Writes the word of a slot whose key stands. Under the shard's lock.
-    pub(crate) fn set_word(&self, index: usize, word: Word) {
-        self.at(index).word.set(word.raw());
+    pub(crate) fn set_word(&self, place: Place, word: Word) {
+        self.buckets[place.bucket].words[place.way].set(word.raw());
     }
 
-    /// Fills a free slot: the word first, so that whoever sees the key sees it too. Under the
-    /// shard's lock.
-    pub(crate) fn fill(&self, index: usize, key: Key, word: Word) {
-        let slot = self.at(index);
-        slot.word.set(word.raw());
-        slot.key.set(key.raw());
+    /// Fills a free slot. Under the shard's lock.
+    pub(crate) fn fill(&self, hash: u64, place: Place, key: Key, word: Word, node: u32) {
+        self.count_turned_away(hash, place, true);
+        self.set(place, word, node);
+        self.buckets[place.bucket].keys[place.way].set(key.raw());
+    }
+
+    /// Clears a slot. Under the shard's lock.
+    pub(crate) fn clear(&self, hash: u64, place: Place) {
+        let bucket = &self.buckets[place.bucket];
+        bucket.words[place.way].set(0);
+        bucket.keys[place.way].set(0);
+        bucket.state.set(bucket.state().changed().0);
+        self.count_turned_away(hash, place, false);
+    }
+
+    /// In all buckets before the one of a slot.
+    #[inline]
+    fn count_turned_away(&self, hash: u64, place: Place, more: bool) {
+        if hash as usize & (self.buckets.len() - 1) == place.bucket {
+            return;
+        }
+        for at in self.path(hash).take_while(|at| *at != place.bucket) {
+            let bucket = &self.buckets[at];
+            bucket.state.set(bucket.state().turn_away(more).0);
+        }
     }
 
     /// All entries with their slots, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, Key, Word)> {
-        self.buckets.iter().flat_map(|bucket| &bucket.0).enumerate().filter_map(|(index, slot)| {
-            let key = slot.key.get();
-            let word = Word::from_raw(slot.word.get());
-            (key != 0 && !word.is_dead()).then_some((index, Key::from_raw(key), word))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Place, Key, Word)> {
+        self.buckets.iter().enumerate().flat_map(|(at, bucket)| {
+            let place = move |way| Place { bucket: at, way };
+            bucket.entries().map(move |(way, key, word)| (place(way), key, word))
         })
     }
 }
@@ -224,29 +390,59 @@ mod tests {
         Word::new(dest, Origin::Learned, Stamp::of(Tick(ms)))
     }
 
+    fn put(table: &Table, hash: u64, n: u8) {
+        let Probe::Free(place) = table.probe(hash, key(n)) else { panic!("no room for {n}") };
+        table.fill(hash, place, key(n), word(n.into(), 0), u32::from(n) << 24 | 7);
+    }
+
+    fn remove(table: &Table, hash: u64, n: u8) {
+        let Probe::Found(place) = table.probe(hash, key(n)) else { panic!("{n} is lost") };
+        table.clear(hash, place);
+    }
+
     #[test]
-    fn a_slot_is_found_by_its_key_only_and_revived_by_it() {
-        let table: Table = Table::with_slots(8);
-        assert_eq!(table.slots(), 8);
+    fn a_slot_is_found_by_its_key_only_and_used_again() {
+        let table: Table = Table::with_slots(6);
+        assert_eq!(table.slots(), 6);
         assert_eq!(table.read(0, key(1)), Word::DEAD);
         // Everything collides: the probe runs through both buckets.
-        for n in 1..=8 {
-            let Probe::Free(index) = table.probe(7, key(n)) else { panic!("no room for {n}") };
-            table.fill(index, key(n), word(n.into(), 0));
-        }
+        (1..=6).for_each(|n| put(&table, 7, n));
         assert_eq!(table.probe(7, key(9)), Probe::Full);
         assert_eq!(table.read(7, key(9)), Word::DEAD);
-        for n in 1..=8 {
+        for n in 1..=6 {
             assert_eq!(table.read(7, key(n)), word(n.into(), 0));
+            let Probe::Found(place) = table.probe(7, key(n)) else { panic!("lost") };
+            assert_eq!(table.node(place), u32::from(n) << 24 | 7);
         }
-        let Probe::Found(index) = table.probe(7, key(6)) else { panic!("lost") };
-        table.set_word(index, Word::DEAD);
-        assert_eq!(table.read(7, key(6)), Word::DEAD);
-        assert_eq!(table.probe(7, key(6)), Probe::Found(index));
-        assert_eq!(table.iter().count(), 7);
+        remove(&table, 7, 2);
+        assert_eq!(table.read(7, key(2)), Word::DEAD);
+        assert_eq!(table.iter().count(), 5);
+        // Those behind the gap are still found, and a stranger gets it.
+        assert_eq!(table.read(7, key(6)), word(6, 0));
+        put(&table, 7, 9);
+        assert_eq!(table.read(7, key(9)), word(9, 0));
+        assert_eq!(table.iter().count(), 6);
         table.replace(7, key(5), word(4, 0), word(5, 900));
         assert_eq!(table.read(7, key(5)), word(5, 0), "replaced what was not there");
         table.replace(7, key(5), word(5, 0), word(5, 900));
         assert_eq!(table.read(7, key(5)), word(5, 900));
+    }
+
+    /// What was turned away is counted out again, or a full table would stay slow for ever.
+    #[test]
+    fn a_bucket_forgets_whom_it_turned_away() {
+        let table: Table = Table::with_slots(12);
+        for _ in 0..300 {
+            (1..=6).for_each(|n| put(&table, 1, n));
+            assert!(table.buckets[1].state().turned_away());
+            assert!(!table.buckets[2].state().turned_away());
+            (1..=6).rev().for_each(|n| remove(&table, 1, n));
+            assert!(!table.buckets[1].state().turned_away());
+        }
+        assert_eq!(table.buckets[1].state().changes(), 900);
+        let lost = (0..300).fold(State(0), |state, _| state.turn_away(true));
+        let lost = (0..300).fold(lost, |state, _| state.turn_away(false));
+        assert!(lost.turned_away(), "nobody knows how many are left");
+        assert_eq!((lost.changes(), lost.node()), (0, 0));
     }
 }

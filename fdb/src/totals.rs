@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::Totals;
+use crate::Learn;
 
 /// A counter that threads share.
 #[derive(Debug, Default)]
@@ -13,37 +13,30 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// [`Totals`] as they are counted, and the learned entries of all segments; away from the lines
+/// What is counted beside the ledgers, and the learned entries of all segments; away from the lines
 /// that readers read.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Tally {
-    pub(crate) learned: Counter,
-    pub(crate) moves: Counter,
-    pub(crate) damped: Counter,
     pub(crate) refused: Counter,
-    pub(crate) evicted: Counter,
     pub(crate) expired: Counter,
     pub(crate) flushed: Counter,
     entries: AtomicU32,
 }
 
 impl Tally {
-    pub(crate) fn totals(&self) -> Totals {
-        Totals {
-            learned: self.learned.get(),
-            moves: self.moves.get(),
-            damped: self.damped.get(),
-            refused: self.refused.get(),
-            evicted: self.evicted.get(),
-            expired: self.expired.get(),
-            flushed: self.flushed.get(),
+    /// Counts it where learning was refused. Returns what it was told.
+    #[inline]
+    pub(crate) fn tell(&self, learn: Learn) -> Learn {
+        if matches!(learn, Learn::Refused(_)) {
+            self.refused.add(1);
         }
+        learn
     }
 
     /// Takes a place among the learned entries of all segments, if there is one.

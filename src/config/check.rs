@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::address::vtep;
 use super::check_port::PortRules;
@@ -15,6 +16,8 @@ use super::{
 
 /// The longest path of a Unix socket: `sun_path` less the terminating zero (unix(7)).
 const SOCKET_PATH: usize = 107;
+/// For how long a worker looks for more before it sleeps, unless told otherwise.
+const SPIN: Duration = Duration::from_micros(50);
 /// Ports and segments each have 16-bit slots in the topology.
 const SLOTS: usize = 65_535;
 
@@ -129,6 +132,7 @@ fn underlay(raw: &RawUnderlay, problems: &mut Vec<Problem>) -> Option<Underlay> 
         dscp: raw.dscp,
         rcvbuf: raw.rcvbuf,
         sndbuf: raw.sndbuf,
+        spin: raw.spin_us.map_or(SPIN, |us| Duration::from_micros(us.into())),
     })
 }
 

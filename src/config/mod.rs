@@ -18,6 +18,7 @@ mod segment;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use address::parse_peer;
 pub use check_port::{check_port, check_ports};
@@ -105,6 +106,9 @@ pub struct Underlay {
     pub rcvbuf: Option<u32>,
     /// `SO_SNDBUF` of the send sockets in bytes; `None`: as large as the kernel allows.
     pub sndbuf: Option<u32>,
+    /// For how long a worker looks for more frames before it sleeps, while they come at shorter
+    /// intervals than this; zero: never.
+    pub spin: Duration,
 }
 
 /// Where the local VTEP's address comes from.

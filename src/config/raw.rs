@@ -32,6 +32,7 @@ pub(super) struct RawUnderlay {
     pub(super) dscp: Dscp,
     pub(super) rcvbuf: Option<u32>,
     pub(super) sndbuf: Option<u32>,
+    pub(super) spin_us: Option<u32>,
 }
 
 /// What a VNI and a VLAN can be; their types check it again for those that are not read here.
@@ -103,6 +104,7 @@ fn underlay(section: &mut Section<'_, '_>) -> RawUnderlay {
         dscp: dscp(section),
         rcvbuf: section.integer("rcvbuf", BUFFER),
         sndbuf: section.integer("sndbuf", BUFFER),
+        spin_us: section.integer("spin_us", 0..=1000),
     }
 }
 

@@ -20,6 +20,18 @@ impl Clock {
     /// Milliseconds since the start.
     #[must_use]
     pub fn tick(&self) -> Tick {
-        Tick(u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Self::tick_of(self.nanos())
+    }
+
+    /// Nanoseconds since the start.
+    #[must_use]
+    pub fn nanos(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The millisecond that a nanosecond since the start is in.
+    #[must_use]
+    pub const fn tick_of(nanos: u64) -> Tick {
+        Tick(nanos / 1_000_000)
     }
 }

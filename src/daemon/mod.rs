@@ -77,6 +77,7 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
         newsroom: Newsroom::new(news.0, Arc::clone(&bell)),
         closing: closing_thread()?,
         seed: seed(),
+        spin: config.underlay.spin,
     };
     let workers = (0..u32::from(count))
         .map(|id| worker::Handle::start(id, shared.clone()))

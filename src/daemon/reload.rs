@@ -173,6 +173,7 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Answer<()> {
         ("underlay.udp_checksum", under.udp_checksum == over.udp_checksum),
         ("underlay.rcvbuf", under.rcvbuf == over.rcvbuf),
         ("underlay.sndbuf", under.sndbuf == over.sndbuf),
+        ("underlay.spin_us", under.spin == over.spin),
     ];
     match fixed.into_iter().find(|(_, same)| !same) {
         None => Ok(()),

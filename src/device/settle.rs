@@ -1,6 +1,7 @@
 //! Bringing a device's settings, addresses and routes to its specification, touching only what is
 //! not right already.
 
+use encap::mtu;
 use ipnet::IpNet;
 
 use super::error::{Step, StepError};
@@ -35,6 +36,19 @@ pub(super) fn settle(
     Ok(settler.changes)
 }
 
+/// The `gso_max_size` by which TCP makes superframes that fit one send through the tunnel: VXLAN
+/// adds headers to each segment, and one that is longer would take a second send, with a train of
+/// its own behind it all the way to the other pod.
+fn superframe_max(mtu: u32) -> u32 {
+    /// IPv4 and TCP headers with timestamps, as most segments have them.
+    const HEADERS: u32 = 52;
+    /// What TCP keeps free below the limit (`MAX_TCP_HEADER`, include/net/tcp.h, and one byte).
+    const RESERVE: u32 = 321;
+    let datagram = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_add(22);
+    let segments = mtu::segments_per_send(datagram, mtu::UDP_SEGMENTS_MAX_OLD);
+    u32::try_from(segments).unwrap_or(1).saturating_mul(mtu.saturating_sub(HEADERS)) + RESERVE
+}
+
 struct Settler<'a> {
     netlink: &'a mut Netlink,
     index: u32,
@@ -67,6 +81,13 @@ impl Settler<'_> {
             whole.mtu = Some(mtu);
             let one = LinkChange { mtu: Some(mtu), ..LinkChange::default() };
             parts.push((one, "set the MTU", format!("mtu {} -> {mtu}", link.mtu)));
+        }
+        let size = superframe_max(spec.mtu);
+        if link.gso_max_size > size {
+            whole.gso_max_size = Some(size);
+            let one = LinkChange { gso_max_size: Some(size), ..LinkChange::default() };
+            let done = format!("gso_max_size {} -> {size}", link.gso_max_size);
+            parts.push((one, "set gso_max_size", done));
         }
         if let Some(length) = txqueuelen {
             whole.txqueuelen = Some(length);
@@ -212,5 +233,21 @@ fn done_unless_without_ipv6(result: Result<(), NetlinkError>) -> Result<bool, Ne
             Ok(false)
         }
         result => result.map(|()| true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_superframe_fits_one_send_with_all_its_headers() {
+        for (mtu, segments) in [(1450, 44), (1430, 45), (1280, 50), (8950, 7), (576, 64)] {
+            let payload = superframe_max(mtu) - 321;
+            let segment = mtu - 52;
+            assert_eq!(payload / segment, segments, "MTU {mtu}");
+            let datagrams = segments * (mtu + 22);
+            assert!(datagrams <= 65_507, "MTU {mtu}: {datagrams} bytes");
+        }
     }
 }

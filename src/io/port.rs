@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use arrayvec::ArrayVec;
 use encap::{Checksum, Frame, GsoKind, HEAD_MAX, HEADROOM, Segments, VNET_LEN, VnetHeader, vnet};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::writev;
@@ -199,10 +200,11 @@ impl PortQueue {
             return self.write_cut(frame);
         }
         let superframe = frame.offload.gso.is_some_and(|gso| gso.segments > 1);
-        let mut parts = Parts::new();
         let header = VnetHeader::of(frame).encode();
-        let pieces = [&header[..], frame.head].into_iter();
-        if !pieces.chain(frame.body.iter().map(|slice| &**slice)).all(|part| parts.push(part)) {
+        let mut parts = Parts::new();
+        parts.push(IoSlice::new(&header));
+        parts.push(IoSlice::new(frame.head));
+        if parts.try_extend_from_slice(frame.body).is_err() {
             return self.write_cut(frame);
         }
         match self.write_parts(&parts) {
@@ -255,16 +257,16 @@ impl PortQueue {
             return Err(WriteError::Malformed);
         }
         let mut parts = Parts::new();
-        let front = buffer.get(..VNET_LEN + len).unwrap_or_default();
-        if !parts.push(front) || !segments.payload(i).all(|part| parts.push(part)) {
-            return Err(WriteError::Malformed);
+        parts.push(IoSlice::new(buffer.get(..VNET_LEN + len).unwrap_or_default()));
+        for part in segments.payload(i) {
+            parts.try_push(IoSlice::new(part)).map_err(|_| WriteError::Malformed)?;
         }
         self.write_parts(&parts)
     }
 
     fn write_parts(&self, parts: &Parts<'_>) -> Result<(), WriteError> {
         loop {
-            let Err(error) = writev(&self.fd, parts.slices()) else { return Ok(()) };
+            let Err(error) = writev(&self.fd, parts) else { return Ok(()) };
             match classify(Operation::PortWrite, &error.into()) {
                 Verdict::Retry => {}
                 Verdict::Wait => return Err(WriteError::Full),
@@ -282,28 +284,7 @@ impl AsFd for PortQueue {
 }
 
 /// The slices of one write.
-struct Parts<'a> {
-    slices: [IoSlice<'a>; SLICES],
-    len: usize,
-}
-
-impl<'a> Parts<'a> {
-    fn new() -> Self {
-        Self { slices: [IoSlice::new(&[]); SLICES], len: 0 }
-    }
-
-    /// Adds a slice; `false` when there is no room.
-    fn push(&mut self, part: &'a [u8]) -> bool {
-        let Some(slot) = self.slices.get_mut(self.len) else { return false };
-        *slot = IoSlice::new(part);
-        self.len += 1;
-        true
-    }
-
-    fn slices(&self) -> &[IoSlice<'a>] {
-        self.slices.get(..self.len).unwrap_or(&self.slices)
-    }
-}
+type Parts<'a> = ArrayVec<IoSlice<'a>, SLICES>;
 
 #[cfg(test)]
 mod tests {

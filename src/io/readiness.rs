@@ -62,6 +62,12 @@ impl Events {
         Self { raw: [EpollEvent::empty(); EVENTS], len: 0 }
     }
 
+    /// Whether the last wait found nothing.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// What the last wait found.
     pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
         self.raw.iter().take(self.len).map(|raw| Event {

@@ -1,7 +1,7 @@
 //! One wrapper per system call.
 
 use std::io::{self, IoSlice};
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 
@@ -403,13 +403,16 @@ pub const SEND_BATCH: usize = 32;
 /// # Errors
 /// What became of the first message, when that one failed: those behind it were not tried.
 pub fn send_batch(fd: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<usize> {
-    let mut names = [empty_name(); SEND_BATCH];
-    let mut controls = [[ControlMessage::empty(); 2]; SEND_BATCH];
-    // SAFETY: all zeros is a valid `mmsghdr`: null pointers with zero lengths.
-    let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { mem::zeroed() };
+    // Each is written only as far as it is used: to clear all of them takes as long as to send.
+    let mut names = [const { MaybeUninit::<Name>::uninit() }; SEND_BATCH];
+    let mut controls = [const { MaybeUninit::<[ControlMessage; 2]>::uninit() }; SEND_BATCH];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
     let slots = headers.iter_mut().zip(&mut names).zip(&mut controls);
     for (((header, name), control), message) in slots.zip(messages) {
-        let header = &mut header.msg_hdr;
+        let name = name.write(empty_name());
+        let control = control.write([ControlMessage::empty(); 2]);
+        // SAFETY: all zeros is a valid `mmsghdr`: null pointers with zero lengths.
+        let header = &mut header.write(unsafe { mem::zeroed() }).msg_hdr;
         header.msg_namelen = encode(message.to, name);
         header.msg_name = (&raw mut *name).cast();
         header.msg_iov = message.parts.as_ptr().cast_mut().cast();
@@ -421,10 +424,11 @@ pub fn send_batch(fd: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<u
         }
     }
     let count = messages.len().min(SEND_BATCH);
-    // SAFETY: the first `count` headers point to names, controls and parts that outlive the call;
-    // `IoSlice` is ABI-compatible with `iovec`, and the kernel only reads through it.
+    // SAFETY: the first `count` headers are initialised and point to names, controls and parts that
+    // outlive the call; `IoSlice` is ABI-compatible with `iovec`, and the kernel only reads through it.
     let sent = unsafe {
-        libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT)
+        let headers = headers.as_mut_ptr().cast();
+        libc::sendmmsg(fd.as_raw_fd(), headers, count as u32, libc::MSG_DONTWAIT)
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
@@ -481,7 +485,7 @@ pub fn receive_batch(
     messages: &mut [Incoming; RECEIVE_BATCH],
 ) -> io::Result<usize> {
     let mut names = [empty_name(); RECEIVE_BATCH];
-    let mut controls = [[0_u64; RECEIVE_CONTROL]; RECEIVE_BATCH];
+    let mut controls = [const { MaybeUninit::<[u64; RECEIVE_CONTROL]>::uninit() }; RECEIVE_BATCH];
     // SAFETY: all zeros is a valid `iovec`: a null pointer with length zero.
     let mut buffers: [libc::iovec; RECEIVE_BATCH] = unsafe { mem::zeroed() };
     // SAFETY: all zeros is a valid `mmsghdr`: null pointers with zero lengths.
@@ -512,7 +516,7 @@ pub fn receive_batch(
     };
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     for ((message, header), name) in messages.iter_mut().zip(&headers).zip(&names).take(received) {
-        // SAFETY: the kernel filled this header; its control buffer, zeroed at first, is `controls`.
+        // SAFETY: the kernel filled this header, and its control buffer as far as it says.
         *message = unsafe { describe(header, name) };
     }
     Ok(received)

@@ -22,8 +22,9 @@ pub(crate) struct Admitted {
     pub(crate) cast: Cast,
 }
 
-/// What every frame must be, wherever it comes from.
-#[inline]
+/// What every frame must be, wherever it comes from. Inlined even where that looks dear: handed over
+/// in memory, the addresses are written in one width and read in another, which stalls.
+#[inline(always)]
 pub(crate) fn admit(head: &[u8]) -> Result<Admitted, DropReason> {
     let ethernet = Ethernet::parse(head).map_err(|error| match error {
         EthernetError::Runt { .. } => DropReason::FrameTruncated,
@@ -93,7 +94,7 @@ pub(crate) fn from_underlay<'t, 'v>(
         return Err(DropReason::Reflected);
     }
     let segment = topology.segment_of(header.vni).ok_or(DropReason::VniUnknown)?;
-    let member = vtep.filter(|vtep| segment.sources.binary_search(&vtep.id).is_ok());
+    let member = vtep.filter(|vtep| segment.is_source(vtep.id));
     if segment.spec.strict_peers && member.is_none() {
         return Err(match vtep {
             Some(_) => DropReason::PeerNotInSegment,

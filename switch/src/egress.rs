@@ -9,7 +9,7 @@ use crate::sink::{Remote, Sink};
 use crate::topology::{Member, Segment, Topology};
 use core::convert::Infallible;
 use encap::{FlowHash, Frame, Head, Inet, Offload, Tag, VlanId};
-use fdb::VtepId;
+use fdb::{PortId, VtepId};
 
 /// Bytes of an 802.1Q tag.
 const TAG: i16 = 4;
@@ -43,21 +43,35 @@ pub(crate) struct Egress<'a> {
 
 impl Egress<'_> {
     /// Hands the frame to every output of `forward`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn carry_out<R: Remotes>(&self, forward: &Forward<'_, R>, sink: &mut impl Sink) {
         let frame = &mut Retagged::new(self.frame, self.admitted.ethernet.tag);
         match forward {
-            Forward::Port(member) => self.to_member(*member, frame, sink),
+            Forward::Port { member, mtu } => {
+                sink.to_port(member.port, *mtu, &frame.with(member.vlan));
+            }
             Forward::Remote(remote) => self.to_remote(remote.vteps(), frame, sink),
             Forward::Flood { members, except, remote } => {
-                for member in members.iter().filter(|member| Some(member.port) != *except) {
-                    self.to_member(*member, frame, sink);
-                }
-                if let Some(remote) = remote {
-                    self.flood_remote(remote.vteps(), frame, sink);
-                }
+                let remote = remote.as_ref().map_or(&[][..], Remotes::vteps);
+                Egress { admitted: &self.admitted.clone(), ..*self }
+                    .flood(members, *except, remote, sink);
             }
         }
+    }
+
+    #[inline(never)]
+    fn flood(
+        &self,
+        members: &[Member],
+        except: Option<PortId>,
+        remote: &[VtepId],
+        sink: &mut impl Sink,
+    ) {
+        let frame = &mut Retagged::new(self.frame, self.admitted.ethernet.tag);
+        for member in members.iter().filter(|member| Some(member.port) != except) {
+            self.to_member(*member, frame, sink);
+        }
+        self.flood_remote(remote, frame, sink);
     }
 
     #[inline]
@@ -72,7 +86,7 @@ impl Egress<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn to_remote(&self, vteps: &[VtepId], frame: &mut Retagged<'_>, sink: &mut impl Sink) {
         let ethernet = &self.admitted.ethernet;
         let inet = Inet::at(self.frame.head, ethernet);
@@ -125,6 +139,9 @@ impl<'f> Retagged<'f> {
     /// that is replaced stay.
     #[inline]
     pub(crate) fn with(&mut self, wants: Option<VlanId>) -> Frame<'_> {
+        if wants.is_none() && self.has.is_none() {
+            return *self.frame;
+        }
         let (pcp, dei) = self.has.map_or((0, false), |tag| (tag.pcp, tag.dei));
         let wants = wants.map(|vlan| Tag { pcp, dei, ..Tag::new(vlan) });
         if wants == self.has {

@@ -26,8 +26,13 @@ pub enum Decision<'t, R> {
 /// none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward<'t, R> {
-    /// To one port, which wants this tag.
-    Port(Member),
+    /// To one port.
+    Port {
+        /// The port, and the tag that it wants.
+        member: Member,
+        /// Its MTU, within which the frame is.
+        mtu: u16,
+    },
     /// To the underlay only.
     Remote(R),
     /// To every member but the one it came from, and to the underlay.
@@ -82,7 +87,7 @@ pub(crate) fn from_port<'t>(
         (Cast::Unicast, Place::Vtep(to)) if fits(frame, admitted, to.mtu()) => {
             Decision::Forward(Forward::Remote(core::slice::from_ref(&to.id)))
         }
-        (Cast::Unicast, Place::Vtep(to)) => too_big(frame, admitted, to.mtu()),
+        (Cast::Unicast, Place::Vtep(to)) => too_big(frame, &admitted.clone(), to.mtu()),
         (Cast::Unicast, Place::Unknown) if segment.spec.flood_unknown => flood(&segment.flood),
         (Cast::Unicast, Place::Unknown) => Decision::Drop(DropReason::UnknownUnicast),
     }
@@ -146,9 +151,10 @@ fn to_port<'t, R>(
         return Decision::Drop(DropReason::PortDown);
     }
     if fits(frame, admitted, port.spec.mtu) {
-        Decision::Forward(Forward::Port(Member { port: port.id, vlan }))
+        let member = Member { port: port.id, vlan };
+        Decision::Forward(Forward::Port { member, mtu: port.spec.mtu })
     } else {
-        too_big(frame, admitted, port.spec.mtu)
+        too_big(frame, &admitted.clone(), port.spec.mtu)
     }
 }
 

@@ -5,7 +5,7 @@
 //! addresses, counters and descriptors that refer to it stay right. Workers hold the snapshot they
 //! forward by and change to the next one between two batches.
 
-use crate::index::Index;
+use crate::index::{Address, Index};
 use crate::spec::{self, PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
 use encap::{VlanId, Vni};
 use fdb::{PortId, SegmentId, VtepId};
@@ -36,6 +36,26 @@ pub struct Segment {
     pub flood: Vec<VtepId>,
     /// VTEPs that may send into it, ordered.
     pub sources: Vec<VtepId>,
+    /// The same, one bit per slot: known at one look, however many there are.
+    source_slots: Box<[u64]>,
+}
+
+impl Segment {
+    fn set_sources(&mut self, sources: Vec<VtepId>) {
+        let words = sources.last().map_or(0, |last| usize::from(last.slot) / 64 + 1);
+        let mut slots = vec![0; words].into_boxed_slice();
+        for id in &sources {
+            slots[usize::from(id.slot) / 64] |= 1 << (id.slot % 64);
+        }
+        (self.sources, self.source_slots) = (sources, slots);
+    }
+
+    /// Whether a VTEP of the same snapshot may send into the segment.
+    #[inline]
+    pub(crate) fn is_source(&self, vtep: VtepId) -> bool {
+        let word = self.source_slots.get(usize::from(vtep.slot) / 64);
+        word.is_some_and(|word| word & (1 << (vtep.slot % 64)) != 0)
+    }
 }
 
 /// A port of a snapshot.
@@ -100,7 +120,7 @@ pub struct Topology {
     ports: Vec<Slot<Port>>,
     vteps: Vec<Slot<Vtep>>,
     by_vni: Index<Vni, SegmentId>,
-    by_ip: Index<IpAddr, VtepId>,
+    by_ip: Index<Address, VtepId>,
     segment_names: BTreeMap<String, SegmentId>,
     port_names: BTreeMap<String, PortId>,
 }
@@ -172,6 +192,7 @@ impl Topology {
                 members: Vec::new(),
                 flood: Vec::new(),
                 sources: Vec::new(),
+                source_slots: Box::default(),
             });
         }
         Some(())
@@ -190,7 +211,7 @@ impl Topology {
             }
         }
         let held: Vec<Option<u16>> =
-            wanted.keys().map(|ip| before.by_ip.get(ip).map(|id| id.slot)).collect();
+            wanted.keys().map(|ip| before.by_ip.get(&Address(*ip)).map(|id| id.slot)).collect();
         let slots = allocate(before.vteps.len(), &held, |slot| {
             before.vteps.get(slot).is_some_and(|slot| slot.value.is_some())
         })?;
@@ -203,7 +224,7 @@ impl Topology {
                 Some(vtep) if before.overlay_mtu == spec.overlay_mtu => Arc::clone(&vtep.mtu),
                 _ => Arc::new(AtomicU16::new(spec.overlay_mtu)),
             };
-            self.by_ip.insert(ip, id);
+            self.by_ip.insert(Address(ip), id);
             self.vteps[usize::from(slot)].value = Some(Vtep { id, address, configured, mtu });
         }
         Some(())
@@ -238,7 +259,7 @@ impl Topology {
                 members.entry(segment).or_default().push(Member { port: port.id, vlan });
             }
         }
-        let vtep = |address: IpAddr| self.by_ip.get(&address);
+        let vtep = |address: IpAddr| self.by_ip.get(&Address(address));
         let mut lists: BTreeMap<SegmentId, (Vec<VtepId>, Vec<VtepId>)> = BTreeMap::new();
         for segment in self.segments() {
             let mut named = BTreeSet::new();
@@ -261,13 +282,14 @@ impl Topology {
             segment.members = members.remove(&segment.id).unwrap_or_default();
             if let Some((flood, sources)) = lists.remove(&segment.id) {
                 segment.flood = flood;
-                segment.sources = sources;
+                segment.set_sources(sources);
             }
         }
     }
 
     /// This node's own VTEP address.
     #[must_use]
+    #[inline]
     pub fn local(&self) -> IpAddr {
         self.local
     }
@@ -318,6 +340,7 @@ impl Topology {
 
     /// The segment with this number.
     #[must_use]
+    #[inline]
     pub fn segment_of(&self, vni: Vni) -> Option<&Segment> {
         self.segment(self.by_vni.get(&vni)?)
     }
@@ -336,8 +359,9 @@ impl Topology {
 
     /// The VTEP at this address.
     #[must_use]
+    #[inline]
     pub fn vtep_at(&self, address: IpAddr) -> Option<&Vtep> {
-        self.vtep(self.by_ip.get(&address)?)
+        self.vtep(self.by_ip.get(&Address(address))?)
     }
 }
 

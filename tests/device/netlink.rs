@@ -54,6 +54,7 @@ fn veth_across_namespaces_with_addresses_and_routes() {
             mtu: Some(1450),
             txqueuelen: Some(777),
             gso_max_segs: Some(44),
+            gso_max_size: Some(40_000),
             addr_gen_none: Some(true),
             ..LinkChange::default()
         };
@@ -71,7 +72,7 @@ fn veth_across_namespaces_with_addresses_and_routes() {
         let link = netlink.link_by_index(index).unwrap();
         assert_eq!(link.name, "near0");
         assert_eq!((link.mac, link.mtu, link.up), (Some(mac), 1450, true));
-        assert_eq!((link.txqueuelen, link.gso_max_segs), (777, 44));
+        assert_eq!((link.txqueuelen, link.gso_max_segs, link.gso_max_size), (777, 44, 40_000));
         assert!(link.addr_gen_none);
         assert_eq!(link.kind.as_deref(), Some("veth"));
         assert!(netlink.links().unwrap().contains(&link));

@@ -177,3 +177,39 @@ fn datagrams_of_strangers_and_rubbish_are_counted_and_stop_nobody() {
     nodes.iter().for_each(Node::law);
     nodes.into_iter().for_each(Node::stop);
 }
+
+#[test]
+fn datagrams_that_wait_together_arrive_as_one_superframe_here_and_as_one_train_there() {
+    let net = Net::new();
+    let nodes = [Node::new(net, 1, &[2], &["a", "b"], 1), Node::new(net, 2, &[1], &["c"], 1)];
+    let mut near = nodes[0].attach("b", true);
+    let mut far = nodes[1].attach("c", true);
+    let (sender, queues) = Guest::new(1, true);
+    // Everybody is there and known before the flow begins.
+    nodes.iter().for_each(Node::settle);
+    for (guest, station) in [(&near, 2), (&far, 3)] {
+        guest.send(&broadcast(station, 0));
+    }
+    assert_eq!((near.frame(), far.frame()), (broadcast(3, 0), broadcast(2, 0)));
+    let sent: Vec<Vec<u8>> = (0..40)
+        .map(|number| {
+            let to = if number % 2 == 0 { 2 } else { 3 };
+            udp(1, to, to.into(), number, 18)
+        })
+        .collect();
+    sent.iter().for_each(|frame| sender.send(frame));
+    nodes[0].hand_over("a", queues);
+    for (guest, first) in [(&mut near, 0), (&mut far, 1)] {
+        let (_, vnet, frame) = guest.receive();
+        let header = VnetHeader::decode(&vnet);
+        assert_eq!((header.gso_type, header.gso_size), (5, 18));
+        let payload: Vec<u8> =
+            sent.iter().skip(first).step_by(2).flat_map(|frame| frame[42..].to_vec()).collect();
+        assert!(frame[42..] == payload, "{} bytes", frame.len());
+    }
+    nodes.iter().for_each(Node::law);
+    let reading = nodes[0].read("a");
+    assert_eq!((reading.rx.frames, reading.forwarded), (40, 40));
+    assert_eq!(nodes[0].read_peer(net.address(2)).tx.frames, 21);
+    nodes.into_iter().for_each(Node::stop);
+}

@@ -118,6 +118,7 @@ impl Node {
             newsroom: Newsroom::new(news.0, Arc::new(Notify::new())),
             closing: closing.0,
             seed: 7,
+            spin: Duration::from_micros(50),
         };
         let workers =
             (0..workers as u32).map(|id| Handle::start(id, shared.clone()).unwrap()).collect();

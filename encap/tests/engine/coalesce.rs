@@ -366,3 +366,32 @@ fn a_single_frame_is_split_for_its_head() {
         assert_eq!(seen, 1);
     }
 }
+
+#[test]
+fn frames_whose_checksums_are_still_to_be_finished_are_joined_unverified() {
+    for (spec, offset) in [(Spec::tcp4(300), 16), (Spec::udp4(300), 6)] {
+        let finished = stream(&spec, 100);
+        let l4 = 34;
+        let start = l4 as u16;
+        // As a stack leaves them to its device: any value goes, here one that is wrong.
+        let mut frames = finished.clone();
+        for frame in &mut frames {
+            frame[l4 + offset..l4 + offset + 2].copy_from_slice(&[0x12, 0x34]);
+        }
+        let unfinished = Trust::Unfinished { start, offset: offset as u16 };
+        let out = coalesce_with(&frames, unfinished, ALL);
+        assert_eq!(sizes(&out), [3]);
+        assert_eq!(out[0].wire, finished, "finished when they are cut again");
+        // Verified as finished ones they would not be: nor are they, and nothing is mended.
+        let out = coalesce_with(&frames, Trust::Verify, ALL);
+        assert_eq!(out.iter().map(|out| out.bytes.clone()).collect::<Vec<_>>(), frames);
+        // A checksum of something else than the transport header stays with its frame.
+        let elsewhere = Trust::Unfinished { start: start + 8, offset: 6 };
+        let out = coalesce_with(&frames, elsewhere, ALL);
+        assert_eq!(out.len(), 3);
+        for (out, frame) in out.iter().zip(&frames) {
+            assert_eq!(out.bytes, *frame);
+            assert_eq!(out.offload.checksum, Checksum::Partial { start: start + 8, offset: 6 });
+        }
+    }
+}

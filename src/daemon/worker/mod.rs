@@ -6,8 +6,10 @@
 //! frame's path allocates, locks or logs; news for the control side goes through a bounded channel
 //! that never blocks.
 
+mod arrivals;
 mod outputs;
 mod ports;
+mod spin;
 mod stats;
 mod turn;
 mod underlay;
@@ -15,6 +17,7 @@ mod underlay;
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use fdb::{Fdb, PortId, Tick, VtepId};
@@ -137,6 +140,8 @@ pub struct Shared {
     pub closing: Sender<PortQueue>,
     /// Feeds the flow hash.
     pub seed: u64,
+    /// For how long a worker looks for more before it sleeps, while traffic is lively.
+    pub spin: Duration,
 }
 
 impl Handle {
@@ -171,6 +176,7 @@ impl Handle {
             underlay: None,
             destinations: Vec::new(),
             reported: Tick(0),
+            spin: spin::Spin::new(shared.spin),
         };
         let run = move || {
             let _whole = WholeOrNothing;
@@ -231,4 +237,5 @@ struct Worker {
     destinations: Vec<crate::io::underlay::Destination>,
     /// When the engine's events were last passed on.
     reported: Tick,
+    spin: spin::Spin,
 }

@@ -10,6 +10,10 @@ use super::ports::Ports;
 use crate::io::port::WriteError;
 use crate::io::underlay::{BUCKETS, Destination, Outcome, SendDrop, Transmit, TxBatch};
 
+/// What a write to a port takes of a turn's budget, where a read takes one: the receiver's own network
+/// stack runs before it returns. To the underlay, each copy of a flooded frame but the first takes one.
+const WRITE: u32 = 4;
+
 /// A worker's outputs during one turn.
 pub(super) struct Outputs<'w> {
     pub(super) topology: &'w Topology,
@@ -18,11 +22,14 @@ pub(super) struct Outputs<'w> {
     pub(super) underlay: Option<(&'w mut TxBatch, OuterRules)>,
     /// Room for the addresses of one flood, kept so that it need not be allocated each time.
     pub(super) destinations: &'w mut Vec<Destination>,
+    /// What sending has cost of the turn's budget.
+    pub(super) spent: u32,
 }
 
 impl Sink for Outputs<'_> {
     #[inline]
     fn to_port(&mut self, port: PortId, mtu: u16, frame: &Frame<'_>) {
+        self.spent = self.spent.saturating_add(WRITE);
         let egress = &self.counters.port(port).tx;
         let Some(queue) = self.ports.get(port) else {
             return egress.dropped(frame.wire_frames(), DropReason::PortDown);
@@ -40,6 +47,8 @@ impl Sink for Outputs<'_> {
 
     #[inline]
     fn to_vteps(&mut self, remote: Remote<'_>, frame: &Frame<'_>) {
+        let copies = u32::try_from(remote.vteps.len()).unwrap_or(u32::MAX);
+        self.spent = self.spent.saturating_add(copies.saturating_sub(1));
         let Some((tx, outer)) = &mut self.underlay else {
             for vtep in remote.vteps {
                 let egress = &self.counters.vtep(*vtep).tx;

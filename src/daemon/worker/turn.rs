@@ -3,22 +3,23 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use encap::{Frame, VNET_LEN, VnetError, VnetHeader};
 use fdb::{PortId, Tick};
-use switch::{Counters, DropReason, Engine, Topology, Weight};
+use switch::{Counters, Topology};
 
+use super::super::clock::Clock;
+use super::arrivals::{self, Arrivals, Fill};
 use super::outputs::{Outputs, flush};
 use super::underlay::{self, Underlay};
 use super::{News, Order, Worker};
-use crate::io::port::{READ_SIZE, ReadOutcome};
 use crate::io::readiness::{Event, Events, Interest, Readiness, Token};
 
-/// What a turn may cost per port: a frame counts one, a superframe [`SUPERFRAME`], so that 64
-/// frames or 8 superframes are taken before the next descriptor has its turn.
+/// What a turn may cost per port: reading a frame counts one, a superframe eight, and writing to a
+/// port four, so that at most 64 frames or 8 superframes are taken before the next descriptor has
+/// its turn, and fewer of what is dear.
 const BUDGET: u32 = 64;
-const SUPERFRAME: u32 = 8;
 
 /// Milliseconds between two reports of what the engine noticed.
 const REPORT_MS: u64 = 100;
@@ -69,15 +70,23 @@ fn port_of(index: u32) -> PortId {
 impl Worker {
     /// Turns until it is told to stop, or cannot go on.
     pub(super) fn run(mut self) {
-        let mut buffer = vec![0; READ_SIZE].into_boxed_slice();
+        let mut buffer = vec![0; arrivals::ARENA].into_boxed_slice();
         let mut events = Events::new();
         let counters = Arc::clone(self.engine.counters());
         loop {
-            if let Err(error) = self.readiness.wait(&mut events, self.patience()) {
+            let patience = if self.spin.looking() { Some(Duration::ZERO) } else { self.patience() };
+            if let Err(error) = self.readiness.wait(&mut events, patience) {
                 self.tell(News::Failed(self.id, error));
                 return;
             }
-            let now = self.clock.tick();
+            if events.is_empty() && self.spin.looking() {
+                thread::yield_now();
+                self.spin.missed(self.clock.nanos());
+                continue;
+            }
+            let nanos = self.clock.nanos();
+            self.spin.came(nanos);
+            let now = Clock::tick_of(nanos);
             let topology = Arc::clone(self.engine.topology());
             let mut ordered = false;
             for event in events.iter() {
@@ -99,6 +108,7 @@ impl Worker {
             }
             // Counted when the bell is silent again: whoever sees this turn and rings gets another.
             self.stats.turns.add(1);
+            self.spin.done(self.clock.nanos());
         }
     }
 
@@ -126,36 +136,14 @@ impl Worker {
         let tx = underlay.as_mut().map(|underlay| (&mut underlay.tx, underlay.end.outer));
         let mut outputs = turn.outputs(ports, tx, destinations);
         let mut budget = BUDGET;
-        let gone = loop {
-            match queue.read(buffer) {
-                ReadOutcome::Frame(len) => {
-                    stats.units.add(1);
-                    let bytes = buffer.get_mut(..len).unwrap_or_default();
-                    take_frame(turn.now, engine, port, bytes, &mut outputs);
-                    let cost = if len > READ_SIZE / 16 { SUPERFRAME } else { 1 };
-                    budget = budget.saturating_sub(cost);
-                }
-                ReadOutcome::Again => break None,
-                ReadOutcome::Runt => {
-                    engine.refuse_from_port(port, Weight::single(0), DropReason::VnetTruncated);
-                    budget -= 1;
-                }
-                ReadOutcome::Truncated => {
-                    let weight = Weight::single(buffer.len());
-                    engine.refuse_from_port(port, weight, DropReason::FrameTooLong);
-                    budget -= 1;
-                }
-                ReadOutcome::Failed(_) => {
-                    stats.port_read_errors.add(1);
-                    break None;
-                }
-                ReadOutcome::Gone(errno) => break Some(errno),
-            }
-            if budget == 0 {
-                break None;
+        let end = loop {
+            let mut arrivals = Arrivals { now: turn.now, engine, port, outputs: &mut outputs };
+            match arrivals.fill(queue, buffer, &mut budget, stats) {
+                Fill::Full if budget > 0 => {}
+                end => break end,
             }
         };
-        if let Some(errno) = gone {
+        if let Fill::Gone(errno) = end {
             self.detach(port);
             self.tell(News::PortGone(port, errno));
         }
@@ -316,51 +304,6 @@ impl<'t> Turn<'t> {
         't: 'w,
     {
         let (topology, counters) = (self.topology, self.counters);
-        Outputs { topology, counters, ports, underlay, destinations }
-    }
-}
-
-/// Makes a frame of what was read, and has it forwarded.
-#[inline]
-fn take_frame(
-    now: Tick,
-    engine: &mut Engine,
-    port: PortId,
-    bytes: &mut [u8],
-    outputs: &mut Outputs<'_>,
-) {
-    let len = bytes.len().saturating_sub(VNET_LEN);
-    let refused = match split(bytes) {
-        Ok((head, body, offload)) => {
-            let body = [io::IoSlice::new(body)];
-            let body = if body[0].is_empty() { &body[..0] } else { &body[..] };
-            return engine.from_port(now, port, &Frame { head, body, offload }, outputs);
-        }
-        Err(error) => vnet_reason(&error),
-    };
-    engine.refuse_from_port(port, Weight::single(len), refused);
-}
-
-fn split(bytes: &mut [u8]) -> Result<(&[u8], &[u8], encap::Offload), VnetError> {
-    let len = bytes.len();
-    let (header, frame) =
-        bytes.split_first_chunk_mut::<VNET_LEN>().ok_or(VnetError::Truncated { len })?;
-    let header = VnetHeader::decode(header);
-    let frame_len = frame.len();
-    let (head, body) = frame.split_at_mut(frame_len.min(encap::HEAD_MAX));
-    let offload = header.resolve(head, frame_len)?;
-    Ok((head, body, offload))
-}
-
-const fn vnet_reason(error: &VnetError) -> DropReason {
-    match error {
-        VnetError::Truncated { .. } => DropReason::VnetTruncated,
-        VnetError::ChecksumPlace { .. } => DropReason::VnetChecksum,
-        VnetError::GsoSize { .. } | VnetError::TooManySegments { .. } => DropReason::VnetGsoSize,
-        VnetError::Ufo | VnetError::GsoType { .. } => DropReason::VnetGsoType,
-        VnetError::Headers | VnetError::Protocol { .. } | VnetError::Fragment => {
-            DropReason::VnetProtocol
-        }
-        VnetError::Length { .. } => DropReason::VnetLength,
+        Outputs { topology, counters, ports, underlay, destinations, spent: 0 }
     }
 }

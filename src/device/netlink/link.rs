@@ -55,6 +55,8 @@ pub struct Link {
     pub txqueuelen: u32,
     /// The most segments of a superframe it takes.
     pub gso_max_segs: u32,
+    /// The longest superframe it takes, in bytes.
+    pub gso_max_size: u32,
     /// For a TUN or TAP device.
     pub tun: Option<TunFacts>,
     /// Whether the kernel adds no link-local IPv6 address by itself (addr_gen_mode none).
@@ -81,6 +83,8 @@ pub struct LinkChange<'a> {
     pub txqueuelen: Option<u32>,
     /// The most segments a superframe may have.
     pub gso_max_segs: Option<u32>,
+    /// The longest superframe, in bytes: TCP makes none that is longer less some 320 bytes.
+    pub gso_max_size: Option<u32>,
     /// Whether the kernel shall leave the IPv6 link-local address to us (IN6_ADDR_GEN_MODE_NONE).
     pub addr_gen_none: Option<bool>,
 }
@@ -96,6 +100,7 @@ impl LinkChange<'_> {
         out.extend(self.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
         out.extend(self.txqueuelen.map(LinkAttribute::TxQueueLen));
         out.extend(self.gso_max_segs.map(LinkAttribute::GsoMaxSegs));
+        out.extend(self.gso_max_size.map(LinkAttribute::GsoMaxSize));
         if let Some(none) = self.addr_gen_none {
             let mode = if none { In6AddrGenMode::None } else { In6AddrGenMode::Eui64 };
             out.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
@@ -290,6 +295,7 @@ fn describe(change: &LinkChange<'_>) -> String {
     words.extend(change.netns.map(|_| "netns".to_owned()));
     words.extend(change.txqueuelen.map(|length| format!("txqueuelen {length}")));
     words.extend(change.gso_max_segs.map(|segments| format!("gso_max_segs {segments}")));
+    words.extend(change.gso_max_size.map(|size| format!("gso_max_size {size}")));
     words.extend(change.addr_gen_none.map(|none| format!("addrgenmode none={none}")));
     words.join(" ")
 }
@@ -313,6 +319,7 @@ fn read_link(answer: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::TxQueueLen(length) => link.txqueuelen = length,
             LinkAttribute::GsoMaxSegs(segments) => link.gso_max_segs = segments,
+            LinkAttribute::GsoMaxSize(size) => link.gso_max_size = size,
             LinkAttribute::LinkInfo(infos) => read_info(&mut link, infos),
             LinkAttribute::AfSpecUnspec(specs) => {
                 link.addr_gen_none = specs.iter().any(|spec| {

@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
+use arrayvec::ArrayVec;
 use encap::mtu;
 
 use super::send::SLICES;
@@ -49,46 +50,41 @@ impl Run {
 }
 
 /// The slices of some runs of one bucket.
+#[derive(Default)]
 pub(super) struct Gathered<'a> {
-    pub(super) slices: [IoSlice<'a>; SLICES],
+    pub(super) slices: ArrayVec<IoSlice<'a>, SLICES>,
     /// The number of each run, and where its slices end.
-    pub(super) ends: [(usize, usize); SEND_BATCH],
-    pub(super) count: usize,
+    pub(super) ends: ArrayVec<(usize, usize), SEND_BATCH>,
 }
 
 impl<'a> Gathered<'a> {
     /// Takes as many unsent runs of `bucket` from `next` on as one call can send, and marks them as
-    /// sent. `None` when there are none left.
-    pub(super) fn from(
+    /// sent. Returns whether there were any left.
+    pub(super) fn fill(
+        &mut self,
         runs: &mut [Run],
         next: &mut usize,
         bucket: usize,
         arena: &'a [u8],
         entries: &[Entry],
-    ) -> Option<Self> {
-        let mut gathered =
-            Self { slices: [IoSlice::new(&[]); SLICES], ends: [(0, 0); SEND_BATCH], count: 0 };
-        let mut used = 0;
+    ) -> bool {
+        self.slices.clear();
+        self.ends.clear();
         while let Some(run) = runs.get_mut(*next) {
             if run.bucket == bucket && !run.sent {
-                let Some(end) = gathered.ends.get_mut(gathered.count) else { break };
-                if used + run.count > SLICES {
+                if self.ends.is_full() || run.count > self.slices.remaining_capacity() {
                     break;
                 }
                 for (start, len) in (Stretches { entries, next: Some(run.first) }) {
                     let bytes = arena.get(start..start + len).unwrap_or_default();
-                    if let Some(slot) = gathered.slices.get_mut(used) {
-                        *slot = IoSlice::new(bytes);
-                        used += 1;
-                    }
+                    self.slices.push(IoSlice::new(bytes));
                 }
-                *end = (*next, used);
-                gathered.count += 1;
+                self.ends.push((*next, self.slices.len()));
                 run.sent = true;
             }
             *next += 1;
         }
-        (gathered.count > 0).then_some(gathered)
+        !self.ends.is_empty()
     }
 }
 

@@ -3,9 +3,10 @@
 //! A message that fails is its destination's misfortune: the others are sent all the same.
 
 use std::io::IoSlice;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+use arrayvec::ArrayVec;
 use encap::vxlan;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,14 +25,6 @@ pub(super) struct Label {
     pub(super) tag: u32,
     pub(super) units: u32,
 }
-
-/// A message without content, to fill arrays with.
-pub(super) const NOTHING: Outgoing<'static> = Outgoing {
-    to: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-    parts: &[],
-    segment_size: None,
-    tos: 0,
-};
 
 /// How often a turn may wait for room in a send buffer, a millisecond each time.
 const WAITS: u8 = 3;
@@ -164,21 +157,21 @@ impl Sending {
         let mut sent = Outcome { units: 0, frames: 0, bytes: 0, ..report(train, label, Ok(())) };
         let mut lost = sent;
         loop {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut ends = [0_usize; SEND_BATCH];
-            let count = cutter.fill(size, &mut slices, &mut ends);
-            if count == 0 {
+            let mut slices = ArrayVec::new();
+            let mut ends = ArrayVec::new();
+            cutter.fill(size, &mut slices, &mut ends);
+            if ends.is_empty() {
                 break;
             }
-            let mut datagrams = [NOTHING; SEND_BATCH];
+            let mut datagrams = ArrayVec::<_, SEND_BATCH>::new();
             let mut start = 0;
-            for (datagram, end) in datagrams.iter_mut().zip(ends).take(count) {
+            for end in ends {
                 let parts = slices.get(start..end).unwrap_or_default();
-                *datagram = Outgoing { parts, segment_size: None, ..*train };
+                datagrams.push(Outgoing { parts, segment_size: None, ..*train });
                 start = end;
             }
             let mut at = 0;
-            while let Some(rest) = datagrams.get(at..count).filter(|rest| !rest.is_empty()) {
+            while let Some(rest) = datagrams.get(at..).filter(|rest| !rest.is_empty()) {
                 let (went, error) = self.try_batch(fd, rest);
                 rest.iter().take(went).for_each(|datagram| add(&mut sent, datagram));
                 at += went;
@@ -218,32 +211,28 @@ struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    /// Fills `slices` with those of the next datagrams of `size` bytes, and `ends` with where each
-    /// one's slices end. Returns how many datagrams that are; zero at the end.
+    /// Adds the slices of the next datagrams of `size` bytes to `slices`, and to `ends` where each
+    /// one's slices end; none at the end.
     fn fill(
         &mut self,
         size: usize,
-        slices: &mut [IoSlice<'a>; SLICES],
-        ends: &mut [usize; SEND_BATCH],
-    ) -> usize {
-        let mut used = 0;
-        let mut count = 0;
-        for end in ends {
+        slices: &mut ArrayVec<IoSlice<'a>, SLICES>,
+        ends: &mut ArrayVec<usize, SEND_BATCH>,
+    ) {
+        while !ends.is_full() {
             let before = (self.parts, self.skip);
             let mut left = size;
-            let start = used;
+            let start = slices.len();
             while left > 0 {
                 let Some((first, behind)) = self.parts.split_first() else { break };
                 let rest = first.get(self.skip..).unwrap_or_default();
-                let Some(slot) = slices.get_mut(used) else {
+                let taken = rest.get(..left).unwrap_or(rest);
+                if !taken.is_empty() && slices.try_push(IoSlice::new(taken)).is_err() {
                     // This datagram comes first the next time.
                     (self.parts, self.skip) = before;
-                    return count;
-                };
-                let taken = rest.get(..left).unwrap_or(rest);
-                // The slice's own lifetime, not that of the array it stands in.
-                *slot = IoSlice::new(taken);
-                used += usize::from(!taken.is_empty());
+                    slices.truncate(start);
+                    return;
+                }
                 left -= taken.len();
                 if taken.len() == rest.len() {
                     (self.parts, self.skip) = (behind, 0);
@@ -251,13 +240,11 @@ impl<'a> Cutter<'a> {
                     self.skip += taken.len();
                 }
             }
-            if used == start {
-                return count;
+            if slices.len() == start {
+                return;
             }
-            *end = used;
-            count += 1;
+            ends.push(slices.len());
         }
-        count
     }
 }
 

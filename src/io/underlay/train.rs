@@ -42,6 +42,7 @@ pub struct Decap<'a> {
 impl<'a> Decap<'a> {
     /// Holds nothing; joins what `merge` allows. A batch has one, since it takes a while to make.
     #[must_use]
+    #[inline]
     pub fn new(merge: Merge) -> Self {
         Self { coalescer: Coalescer::new(merge), adopt: merge.adopt, current: None }
     }

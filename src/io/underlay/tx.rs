@@ -11,12 +11,13 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use encap::{
     Ethernet, Frame, HEAD_MAX, HEADROOM, IpVersion, Offload, SegmentError, Segments, mtu, vxlan,
 };
 
 use super::runs::{Entry, Gathered, Run, TRAIN_SEGMENTS};
-use super::send::{Label, NOTHING, SLICES, Sending};
+use super::send::{Label, SLICES, Sending};
 use super::sockets::{BUCKETS, UnderlaySockets};
 use crate::io::sys::{Outgoing, SEND_BATCH};
 
@@ -91,7 +92,9 @@ const ENTRIES: usize = 512;
 /// Runs that may wait.
 const RUNS: usize = 128;
 /// Bytes of the headers of one train of a superframe's segments.
-const HEADERS: usize = TRAIN_SEGMENTS * (vxlan::HEADER_LEN + HEADROOM + HEAD_MAX);
+const HEADERS: usize = TRAIN_SEGMENTS * HEADER;
+/// Bytes of the headers of one segment, or of a whole one that is short.
+const HEADER: usize = vxlan::HEADER_LEN + HEADROOM + HEAD_MAX;
 
 // Bounded memory: all that a worker's batch holds, and the longest datagram fits in.
 const _: () = assert!(ARENA + HEADERS <= 160 << 10 && ARENA > mtu::UDP_PAYLOAD_MAX);
@@ -291,29 +294,12 @@ impl TxBatch {
     ) {
         let Self { sockets, sending, headers, .. } = self;
         let Some(fd) = sockets.sender(transmit.bucket) else { return };
-        let header_len = vxlan::HEADER_LEN + segments.header_len();
-        for (slot, i) in headers.chunks_exact_mut(header_len).zip(range.clone()) {
-            if let Some((front, header)) = slot.split_first_chunk_mut() {
-                *front = transmit.header;
-                segments.write_header(i, header);
-            }
-        }
-        let mut headers = headers.chunks_exact(header_len);
+        let mut written = Stamped::write(headers, transmit.header, segments, range.clone());
         let mut next = range.start;
         while next < range.end {
             let start = next;
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut used = 0;
-            let fits = |used: usize, i| used + 1 + segments.payload(i).count() <= SLICES;
-            while next < range.end && fits(used, next) {
-                let Some(header) = headers.next() else { break };
-                let parts = std::iter::once(header).chain(segments.payload(next));
-                for (slot, part) in slices.iter_mut().skip(used).zip(parts) {
-                    *slot = IoSlice::new(part);
-                    used += 1;
-                }
-                next += 1;
-            }
+            let mut slices = ArrayVec::<_, SLICES>::new();
+            next += written.gather(segments, start, &mut slices);
             if next == start {
                 // More pieces than one datagram can be gathered from, or a head of any length.
                 let frames = (range.end - start) as u32;
@@ -326,21 +312,16 @@ impl TxBatch {
                 return;
             }
             let size = vxlan::HEADER_LEN + segments.segment_len(start);
-            let message = Outgoing {
-                parts: slices.get(..used).unwrap_or_default(),
-                segment_size: if next - start > 1 { u16::try_from(size).ok() } else { None },
-                tos: transmit.tos,
-                ..NOTHING
-            };
+            let segment_size = if next - start > 1 { u16::try_from(size).ok() } else { None };
             for group in transmit.to.chunks(SEND_BATCH) {
-                let mut messages = [message; SEND_BATCH];
-                let mut labels = [Label::default(); SEND_BATCH];
-                for ((message, label), to) in messages.iter_mut().zip(&mut labels).zip(group) {
-                    message.to = to.address;
-                    *label = Label { tag: to.tag, units: u32::from(start == 0) };
+                let mut messages = ArrayVec::<_, SEND_BATCH>::new();
+                let mut labels = ArrayVec::<_, SEND_BATCH>::new();
+                for to in group {
+                    let (to, tos, tag) = (to.address, transmit.tos, to.tag);
+                    messages.push(Outgoing { to, parts: &slices, segment_size, tos });
+                    labels.push(Label { tag, units: u32::from(start == 0) });
                 }
-                let messages = messages.get(..group.len()).unwrap_or_default();
-                sending.send(fd, sockets.offloads(), messages, &labels, outcome);
+                sending.send(fd, sockets.offloads(), &messages, &labels, outcome);
             }
         }
     }
@@ -351,34 +332,30 @@ impl TxBatch {
             return;
         }
         let Self { sockets, sending, arena, entries, runs, .. } = self;
+        let mut gathered = Gathered::default();
         for bucket in 0..BUCKETS {
-            if only.is_some_and(|only| only != bucket) {
+            if only.is_some_and(|only| only != bucket) || !waits_in(runs, bucket) {
                 continue;
             }
             let Some(fd) = sockets.sender(bucket) else { continue };
             let mut next = 0;
-            while let Some(gathered) = Gathered::from(runs, &mut next, bucket, arena, entries) {
-                let mut messages = [NOTHING; SEND_BATCH];
-                let mut labels = [Label::default(); SEND_BATCH];
+            while gathered.fill(runs, &mut next, bucket, arena, entries) {
+                let mut messages = ArrayVec::<_, SEND_BATCH>::new();
+                let mut labels = ArrayVec::<_, SEND_BATCH>::new();
                 let mut start = 0;
-                let slots = messages.iter_mut().zip(&mut labels);
-                for ((message, label), &(run, end)) in
-                    slots.zip(gathered.ends.iter().take(gathered.count))
-                {
+                for &(run, end) in &gathered.ends {
                     let Some(run) = runs.get(run) else { continue };
-                    *message = Outgoing {
+                    let size = u16::try_from(run.size).ok();
+                    messages.push(Outgoing {
                         to: run.to,
                         parts: gathered.slices.get(start..end).unwrap_or_default(),
-                        segment_size: (run.count > 1)
-                            .then(|| u16::try_from(run.size).ok())
-                            .flatten(),
+                        segment_size: size.filter(|_| run.count > 1),
                         tos: run.tos,
-                    };
-                    *label = Label { tag: run.tag, units: run.count as u32 };
+                    });
+                    labels.push(Label { tag: run.tag, units: run.count as u32 });
                     start = end;
                 }
-                let messages = messages.get(..gathered.count).unwrap_or_default();
-                sending.send(fd, sockets.offloads(), messages, &labels, outcome);
+                sending.send(fd, sockets.offloads(), &messages, &labels, outcome);
             }
         }
         runs.retain(|run| !run.sent);
@@ -386,6 +363,80 @@ impl TxBatch {
             entries.clear();
         }
     }
+}
+
+/// The headers of some segments of a superframe, one behind the other. Short payloads lie between
+/// them, since to gather them costs more than to copy them.
+struct Stamped<'h> {
+    headers: &'h [u8],
+    /// Bytes of each, the last one's payload perhaps being shorter.
+    each: usize,
+    /// Whether payloads lie behind their headers.
+    copied: bool,
+    /// Segments that are not gathered yet.
+    left: usize,
+}
+
+impl<'h> Stamped<'h> {
+    fn write(
+        buffer: &'h mut [u8],
+        vxlan: [u8; vxlan::HEADER_LEN],
+        segments: &Segments<'_>,
+        range: Range<usize>,
+    ) -> Self {
+        let whole = vxlan::HEADER_LEN + segments.segment_len(range.start);
+        let copied = whole <= HEADER;
+        let each = if copied { whole } else { vxlan::HEADER_LEN + segments.header_len() };
+        let left = range.len();
+        for (slot, i) in buffer.chunks_exact_mut(each).zip(range) {
+            let Some((front, rest)) = slot.split_first_chunk_mut() else { continue };
+            *front = vxlan;
+            let mut at = segments.write_header(i, rest);
+            for part in segments.payload(i).take_while(|_| copied) {
+                if let Some(room) = rest.get_mut(at..at + part.len()) {
+                    room.copy_from_slice(part);
+                }
+                at += part.len();
+            }
+        }
+        Self { headers: buffer, each, copied, left }
+    }
+
+    /// Adds as many datagrams to `slices` as there is room for, from segment `start` on, and
+    /// returns how many.
+    fn gather<'s>(
+        &mut self,
+        segments: &Segments<'s>,
+        start: usize,
+        slices: &mut ArrayVec<IoSlice<'s>, SLICES>,
+    ) -> usize
+    where
+        'h: 's,
+    {
+        let mut count = 0;
+        if self.copied {
+            let lens =
+                (start..start + self.left).map(|i| vxlan::HEADER_LEN + segments.segment_len(i));
+            let bytes = self.headers.get(..lens.sum()).unwrap_or_default();
+            slices.push(IoSlice::new(bytes));
+            count = self.left;
+        }
+        while count < self.left
+            && segments.payload(start + count).count() < slices.remaining_capacity()
+            && let Some((header, behind)) = self.headers.split_at_checked(self.each)
+        {
+            slices.push(IoSlice::new(header));
+            slices.extend(segments.payload(start + count).map(IoSlice::new));
+            self.headers = behind;
+            count += 1;
+        }
+        self.left -= count;
+        count
+    }
+}
+
+fn waits_in(runs: &[Run], bucket: usize) -> bool {
+    runs.iter().any(|run| run.bucket == bucket && !run.sent)
 }
 
 /// Bytes of the longest UDP payload that the path to `to` takes.

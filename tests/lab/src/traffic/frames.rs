@@ -48,13 +48,23 @@ impl Frames {
         self.mac
     }
 
-    /// Sends a frame as it is.
+    /// Sends a frame as it is. Waits up to a second for room in the device: one without a queueing
+    /// discipline says when it has none.
     ///
     /// # Errors
     ///
     /// The kernel's refusal, for instance ENETDOWN.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        (&self.socket).write_all(frame).with_context(|| format!("send {} bytes", frame.len()))
+        let mut patience = 1000;
+        loop {
+            match (&self.socket).write_all(frame) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) && patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                sent => return sent.with_context(|| format!("send {} bytes", frame.len())),
+            }
+        }
     }
 
     /// Sends an experimental frame with this text, padded to 60 bytes.
