@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,7 @@ pub(super) struct Bringing {
 #[derive(Debug)]
 struct Task {
     ports: Vec<(Port, ObjectOrigin)>,
+    done: Arc<AtomicBool>,
     thread: JoinHandle<(Vec<Result<Made, DeviceError>>, Duration)>,
 }
 
@@ -159,15 +161,17 @@ impl Daemon {
             return;
         }
         let (maker, bell) = (self.devices.maker(&ports), Arc::clone(&self.bringing.bell));
-        let asked = ports.clone();
+        let (asked, done) = (ports.clone(), Arc::<AtomicBool>::default());
+        let is_done = Arc::clone(&done);
         let make = move || {
             let begun = Instant::now();
             let results = maker.make(&asked);
+            is_done.store(true, Ordering::Release);
             bell.notify_one();
             (results, begun.elapsed())
         };
         match thread::Builder::new().name("bringing".to_owned()).spawn(make) {
-            Ok(thread) => self.bringing.task = Some(Task { ports, thread }),
+            Ok(thread) => self.bringing.task = Some(Task { ports, done, thread }),
             // It is tried again at the next occasion.
             Err(error) => warn!("no thread to bring ports up: {error}"),
         }
@@ -177,7 +181,7 @@ impl Daemon {
     /// is about to change ports calls this first, so that nothing changes under the one that makes
     /// their devices.
     pub(super) fn finish_bringing(&mut self) {
-        let Some(Task { ports, thread }) = self.bringing.task.take() else { return };
+        let Some(Task { ports, thread, .. }) = self.bringing.task.take() else { return };
         let (results, took) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         let pause = RETRY_PAUSE.max(took.saturating_mul(RETRY_FACTOR));
         self.bringing.retry_at = Instant::now().checked_add(pause);
@@ -190,6 +194,19 @@ impl Daemon {
             }
         }
         self.bring_back([]);
+    }
+
+    /// Takes up what was brought up beside the loop, if that is through.
+    pub(super) fn take_brought(&mut self) {
+        if self.bringing.task.as_ref().is_some_and(|task| task.done.load(Ordering::Acquire)) {
+            self.finish_bringing();
+        }
+    }
+
+    /// Takes up what is being brought up, and begins nothing more.
+    pub(super) fn stop_bringing(&mut self) {
+        self.bringing.waiting.clear();
+        self.finish_bringing();
     }
 
     /// Tries again to bring up ports that are down for other reasons than an absent namespace, if

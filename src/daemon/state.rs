@@ -177,6 +177,7 @@ impl Daemon {
         }
         let before = std::mem::replace(&mut self.topology, Arc::clone(&next));
         self.retired.push(before);
+        self.drop_retired();
         for worker in &self.workers {
             worker.order(Order::Topology(Arc::clone(&next)));
         }
@@ -263,10 +264,15 @@ impl Daemon {
         self.flush_again.push(scope);
     }
 
+    /// Drops the topologies that no worker holds any more.
+    fn drop_retired(&mut self) {
+        self.retired.retain(|topology| Arc::strong_count(topology) > 1);
+    }
+
     /// Repeats the flushes of the last second, and drops what was replaced: by now every worker has
     /// the topology.
     pub(super) fn flush_again(&mut self) {
-        self.retired.retain(|topology| Arc::strong_count(topology) > 1);
+        self.drop_retired();
         for scope in std::mem::take(&mut self.flush_again) {
             // Ports and VTEPs are named with their generation; only a segment's slot may have a
             // new user by now, whose static entries are none of ours.

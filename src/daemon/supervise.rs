@@ -47,7 +47,7 @@ pub(super) fn run(daemon: Daemon, desk: Desk) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
     let (mut daemon, outcome) = runtime.block_on(serve(daemon, desk));
-    daemon.finish_bringing();
+    daemon.stop_bringing();
     for worker in daemon.workers {
         worker.stop();
     }
@@ -90,7 +90,10 @@ async fn attend(
     loop {
         notifier.tell_state(&daemon.readiness());
         tokio::select! {
-            Some(command) = inbox.recv() => daemon.obey(command),
+            Some(command) = inbox.recv() => {
+                daemon.take_all(news)?;
+                daemon.obey(command);
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => match daemon.reload() {
@@ -98,10 +101,12 @@ async fn attend(
                 Err(refusal) => error!("reload refused: {refusal}"),
             },
             () = bell.notified() => daemon.take_all(news)?,
-            () = brought.notified() => daemon.finish_bringing(),
+            () = brought.notified() => {
+                daemon.take_all(news)?;
+                daemon.take_brought();
+            }
             _ = ticks.tick() => {
                 count += 1;
-                // What is said of a port's queues is about those before it is brought up again.
                 daemon.take_all(news)?;
                 daemon.tick(count);
                 notifier.feed_watchdog(&daemon.workers);
@@ -114,7 +119,8 @@ async fn attend(
 }
 
 impl Daemon {
-    /// Takes the workers' news. What it changes of the topology is one change.
+    /// Takes the workers' news. What it changes of the topology is one change. To be called before
+    /// a port is brought up: what is said of its queues is about those before.
     fn take_all(&mut self, news: &Receiver<News>) -> anyhow::Result<()> {
         let mut gone = Vec::new();
         while let Ok(news) = news.try_recv() {
