@@ -2,44 +2,24 @@
 //! many elements as it has segments, a flood as one.
 #![expect(clippy::expect_used, reason = "a benchmark")]
 
-use std::hint::black_box;
+mod memory;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use encap::{
-    Checksum, Contiguous, Frame, Gso, GsoKind, MacAddr, Offload, StationMac, VlanId, Vni, vxlan,
-};
+use encap::{Checksum, Contiguous, Gso, GsoKind, MacAddr, Offload, VlanId, Vni, vxlan};
 use etherparse::PacketBuilder;
-use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings, Tick};
+use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings};
 use switch::{
-    Counters, Engine, Outer, PortModeSpec, PortSpec, Remote, SegmentSpec, Sink, Topology,
-    TopologySpec,
+    Counters, Engine, Outer, PortModeSpec, PortSpec, SegmentSpec, Topology, TopologySpec,
 };
 
-const NOW: Tick = Tick(1_000);
+use memory::{Counting, NOW, station};
+
 const VLAN: u16 = 10;
 const MSS: u16 = 1398;
 const SEGMENTS: u16 = 44;
-
-/// Counts copies, and looks at each head as a driver would have to.
-#[derive(Default)]
-struct Counting(u64);
-
-impl Sink for Counting {
-    fn to_port(&mut self, _: PortId, _: u16, frame: &Frame<'_>) {
-        self.0 += black_box(frame.head).len() as u64;
-    }
-
-    fn to_vteps(&mut self, remote: Remote<'_>, frame: &Frame<'_>) {
-        self.0 += (black_box(frame.head).len() * black_box(remote).vteps.len()) as u64;
-    }
-}
-
-fn station(n: u32) -> StationMac {
-    let [a, b, c, d] = n.to_be_bytes();
-    MacAddr([2, 0, a, b, c, d]).station().expect("a station's address")
-}
 
 fn vtep_ip(n: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, n))

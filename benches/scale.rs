@@ -5,42 +5,25 @@
 //! there is how much of the tables is in the processor's caches.
 #![expect(clippy::expect_used, reason = "a benchmark")]
 
+mod memory;
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use encap::{Contiguous, Frame, MacAddr, Offload, StationMac, Vni, vxlan};
+use encap::{Contiguous, Offload, Vni, vxlan};
 use etherparse::PacketBuilder;
-use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings, Tick};
+use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings};
 use switch::{
-    Counters, Engine, Outer, PortModeSpec, PortSpec, Remote, SegmentSpec, Sink, Topology,
-    TopologySpec,
+    Counters, Engine, Outer, PortModeSpec, PortSpec, SegmentSpec, Topology, TopologySpec,
 };
 
-const NOW: Tick = Tick(1_000);
+use memory::{Counting, NOW, station};
+
 const PEERS: [u32; 2] = [2, 5_000];
 const SEGMENTS: u32 = 200;
 const PORTS: u32 = 1_000;
-
-/// Counts copies, and looks at each head as a driver would have to.
-#[derive(Default)]
-struct Counting(u64);
-
-impl Sink for Counting {
-    fn to_port(&mut self, _: PortId, _: u16, frame: &Frame<'_>) {
-        self.0 += black_box(frame.head).len() as u64;
-    }
-
-    fn to_vteps(&mut self, remote: Remote<'_>, frame: &Frame<'_>) {
-        self.0 += (black_box(frame.head).len() * black_box(remote).vteps.len()) as u64;
-    }
-}
-
-fn station(n: u32) -> StationMac {
-    let [a, b, c, d] = n.to_be_bytes();
-    MacAddr([2, 0, a, b, c, d]).station().expect("a station's address")
-}
 
 fn address(n: u32) -> IpAddr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + n).into()

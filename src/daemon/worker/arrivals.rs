@@ -25,7 +25,7 @@ const MERGE: Merge = Merge { tcp: true, udp: true, adopt: None };
 pub(super) enum Fill {
     /// The arena is full, or the budget is used up.
     Full,
-    /// The queue is empty for now.
+    /// The queue has nothing more.
     Empty,
     /// The device is gone, with this error number.
     Gone(i32),

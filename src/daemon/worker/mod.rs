@@ -3,8 +3,8 @@
 //!
 //! Queue q of every port belongs to worker q. Work per descriptor and turn is bounded, and epoll
 //! hands the descriptors out in turn, so that a busy one cannot starve the others. Nothing on a
-//! frame's path allocates, locks or logs; news for the control side goes through a bounded channel
-//! that never blocks.
+//! frame's path allocates, locks or logs; news for the control side goes through a channel that
+//! never blocks and is bounded by what there is to tell.
 
 mod arrivals;
 mod outputs;
