@@ -82,6 +82,8 @@ fn a_device_is_made_as_specified() {
 
     let link = &named.ip(&["link", "show", "dev", "eth0"])[0];
     assert_eq!(link["inet6_addr_gen_mode"], "none");
+    // 45 segments of 1,378 bytes fit one send; the rest is what TCP keeps free.
+    assert_eq!(link["gso_max_size"], 45 * 1378 + 321);
     let tun = &link["linkinfo"]["info_data"];
     assert_eq!(tun["type"], "tap");
     for (key, value) in
