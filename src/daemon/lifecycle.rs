@@ -6,14 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use fdb::Tick;
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::ports::{Attachment, Device};
 use super::state::Daemon;
@@ -24,9 +24,10 @@ use crate::device::error::DeviceError;
 use crate::device::make::Made;
 use crate::io::port::{PortOffloads, PortQueue};
 
-/// The pause between two tries to bring up ports that are down, at least; and how much longer than
-/// a try it is, so that ports which never come up cost a hundredth of a core at most.
+/// The pause after ports could not be brought up, at least and at most; and how much longer than the
+/// try it is, so that ports which never come up cost a hundredth of a core.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 const RETRY_FACTOR: u32 = 100;
 
 /// Ports that come up while the loop goes on.
@@ -39,14 +40,28 @@ pub(super) struct Bringing {
     /// Rung when they are.
     pub(super) bell: Arc<Notify>,
     /// Before then, what failed is not tried again.
-    retry_at: Option<Instant>,
+    retry_at: Tick,
 }
 
+/// Ports that are being made on a thread.
 #[derive(Debug)]
 struct Task {
     ports: Vec<(Port, ObjectOrigin)>,
     done: Arc<AtomicBool>,
     thread: JoinHandle<(Vec<Result<Made, DeviceError>>, Duration)>,
+}
+
+/// Says that a thread has done what it can, also when that was to panic.
+struct Through {
+    done: Arc<AtomicBool>,
+    bell: Arc<Notify>,
+}
+
+impl Drop for Through {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Release);
+        self.bell.notify_one();
+    }
 }
 
 impl Daemon {
@@ -160,15 +175,13 @@ impl Daemon {
         if ports.is_empty() {
             return;
         }
-        let (maker, bell) = (self.devices.maker(&ports), Arc::clone(&self.bringing.bell));
-        let (asked, done) = (ports.clone(), Arc::<AtomicBool>::default());
-        let is_done = Arc::clone(&done);
+        let (maker, asked) = (self.devices.maker(&ports), ports.clone());
+        let done = Arc::<AtomicBool>::default();
+        let through = Through { done: Arc::clone(&done), bell: Arc::clone(&self.bringing.bell) };
         let make = move || {
+            let _through = through;
             let begun = Instant::now();
-            let results = maker.make(&asked);
-            is_done.store(true, Ordering::Release);
-            bell.notify_one();
-            (results, begun.elapsed())
+            (maker.make(&asked), begun.elapsed())
         };
         match thread::Builder::new().name("bringing".to_owned()).spawn(make) {
             Ok(thread) => self.bringing.task = Some(Task { ports, done, thread }),
@@ -177,14 +190,24 @@ impl Daemon {
         }
     }
 
-    /// Takes up what was brought up beside the loop, waiting for it if it is not through. Whoever
-    /// is about to change ports calls this first, so that nothing changes under the one that makes
-    /// their devices.
+    /// Takes up what was brought up beside the loop, waiting for it if it is not through, and begins
+    /// nothing more. Whoever is about to change ports calls this first, so that nothing changes under
+    /// the one that makes their devices.
     pub(super) fn finish_bringing(&mut self) {
         let Some(Task { ports, thread, .. }) = self.bringing.task.take() else { return };
-        let (results, took) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-        let pause = RETRY_PAUSE.max(took.saturating_mul(RETRY_FACTOR));
-        self.bringing.retry_at = Instant::now().checked_add(pause);
+        let now = self.clock.tick();
+        let Ok((results, took)) = thread.join() else {
+            // They are as they were, down, and tried again.
+            error!("bringing up {} ports ended in a panic", ports.len());
+            self.bringing.retry_at = after(now, RETRY_PAUSE_MAX);
+            return;
+        };
+        let again = |result: &&Result<Made, DeviceError>| {
+            result.as_ref().is_err_and(|error| !error.is_netns_absent())
+        };
+        if let Some(pause) = pause(results.iter().filter(again).count(), results.len(), took) {
+            self.bringing.retry_at = after(now, pause);
+        }
         self.devices.keep_made(&ports, &results);
         let names: Vec<_> = ports.iter().map(|(port, _)| port.name.as_str().to_owned()).collect();
         self.take_up(ports, results);
@@ -193,26 +216,21 @@ impl Daemon {
                 info!(port = name, "up again");
             }
         }
-        self.bring_back([]);
     }
 
-    /// Takes up what was brought up beside the loop, if that is through.
+    /// Takes up what was brought up beside the loop, if that is through, and has what waited
+    /// meanwhile brought up.
     pub(super) fn take_brought(&mut self) {
         if self.bringing.task.as_ref().is_some_and(|task| task.done.load(Ordering::Acquire)) {
             self.finish_bringing();
         }
-    }
-
-    /// Takes up what is being brought up, and begins nothing more.
-    pub(super) fn stop_bringing(&mut self) {
-        self.bringing.waiting.clear();
-        self.finish_bringing();
+        self.bring_back([]);
     }
 
     /// Tries again to bring up ports that are down for other reasons than an absent namespace, if
     /// it is time.
     pub(super) fn retry_ports(&mut self) {
-        if self.bringing.retry_at.is_some_and(|at| Instant::now() < at) {
+        if self.bringing.task.is_some() || self.clock.tick() < self.bringing.retry_at {
             return;
         }
         let down = self.ports.iter().filter(|(_, attachment)| {
@@ -223,6 +241,21 @@ impl Daemon {
     }
 }
 
+fn after(now: Tick, pause: Duration) -> Tick {
+    Tick(now.0.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// How long not to try again after `failed` of `all` ports could not be made, which together took so
+/// long; `None`: nothing is to be tried again.
+fn pause(failed: usize, all: usize, took: Duration) -> Option<Duration> {
+    if failed == 0 {
+        return None;
+    }
+    let [failed, all] = [failed, all].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+    let share = took.saturating_mul(failed) / all.max(1);
+    Some(share.saturating_mul(RETRY_FACTOR).clamp(RETRY_PAUSE, RETRY_PAUSE_MAX))
+}
+
 /// A port whose device could not be had. What is tried again and again is told once.
 fn down(name: &str, error: &DeviceError, before: Option<&Device>) -> Device {
     let now = Device::Down { reason: error.to_string(), absent: error.is_netns_absent() };
@@ -230,4 +263,36 @@ fn down(name: &str, error: &DeviceError, before: Option<&Device>) -> Device {
         warn!(port = name, "down: {error}");
     }
     now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_make_a_pause_and_only_their_share_of_the_time_counts() {
+        let (second, ms) = (Duration::from_secs, Duration::from_millis);
+        for (failed, all, took, expected) in [
+            (0, 1000, second(9), None),
+            (1, 1, ms(10), Some(second(5))),
+            (1, 1, ms(200), Some(second(20))),
+            (1, 1000, second(1), Some(second(5))),
+            (500, 1000, ms(400), Some(second(20))),
+            (1000, 1000, second(8), Some(second(60))),
+        ] {
+            assert_eq!(pause(failed, all, took), expected, "{failed} of {all} in {took:?}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_panics_is_through_as_well() {
+        let (done, bell) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
+        let through = Through { done: Arc::clone(&done), bell };
+        let thread = thread::spawn(move || {
+            let _through = through;
+            panic!("on purpose");
+        });
+        assert!(thread.join().is_err());
+        assert!(done.load(Ordering::Acquire));
+    }
 }

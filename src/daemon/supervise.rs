@@ -20,8 +20,7 @@ use super::underlay::Moved;
 use super::worker::News;
 use crate::control::{ControlSocket, MetricsListener, commands};
 
-/// How often the daemon looks after what nobody tells it: namespaces that vanish, entries that
-/// expire, an underlay that moves.
+/// How often the daemon looks after what has changed outside and what has expired.
 const TICK: Duration = Duration::from_secs(1);
 /// Entries that are looked at in one tick, so that a large table does not hold up the loop.
 const EXPIRE_BUDGET: usize = 50_000;
@@ -47,7 +46,7 @@ pub(super) fn run(daemon: Daemon, desk: Desk) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
     let (mut daemon, outcome) = runtime.block_on(serve(daemon, desk));
-    daemon.stop_bringing();
+    daemon.finish_bringing();
     for worker in daemon.workers {
         worker.stop();
     }
@@ -96,10 +95,13 @@ async fn attend(
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => match daemon.reload() {
-                Ok(report) => info!(changes = report.changes.len(), "reloaded"),
-                Err(refusal) => error!("reload refused: {refusal}"),
-            },
+            _ = hangup.recv() => {
+                daemon.take_all(news)?;
+                match daemon.reload() {
+                    Ok(report) => info!(changes = report.changes.len(), "reloaded"),
+                    Err(refusal) => error!("reload refused: {refusal}"),
+                }
+            }
             () = bell.notified() => daemon.take_all(news)?,
             () = brought.notified() => {
                 daemon.take_all(news)?;
@@ -167,6 +169,7 @@ impl Daemon {
         if self.underlay_may_have_moved(count) {
             self.follow_underlay();
         }
+        self.take_brought();
         self.retry_ports();
         if count.is_multiple_of(60) {
             self.forget_silent();

@@ -83,7 +83,10 @@ impl Underlay {
             (Local::Interface(_), _) => address_of(config),
         };
         let address = match wanted {
-            Ok(address) if Some(address) == self.address() => return self.follow_mtu(),
+            Ok(address) if Some(address) == self.address() => {
+                self.well();
+                return self.follow_mtu();
+            }
             Ok(address) => address,
             // The address is gone for the moment: the sockets stay, they lose nothing by it.
             Err(trouble) => {
@@ -111,7 +114,10 @@ impl Underlay {
     ) -> Result<(), OpenError> {
         match address_of(config) {
             // The same place by another name: its sockets, and their lock, are held already.
-            Ok(address) if self.is_at(address, config.underlay.port) => Ok(()),
+            Ok(address) if self.is_at(address, config.underlay.port) => {
+                self.well();
+                Ok(())
+            }
             Ok(address) => self.take(config, address, workers),
             Err(trouble) => {
                 self.say(trouble);
@@ -125,6 +131,13 @@ impl Underlay {
         let own = self.sockets.as_ref().map_or(0, |sockets| sockets.drops());
         let groups: u64 = self.groups.iter().map(|socket| u64::from(socket.drops())).sum();
         self.drops_before + own + groups
+    }
+
+    /// Whatever was wrong is over.
+    fn well(&mut self) {
+        if self.trouble.take().is_some() {
+            info!(vtep = %self.local(), "underlay is as it was");
+        }
     }
 
     fn say(&mut self, trouble: String) {

@@ -87,6 +87,7 @@ impl Daemon {
     /// with it, which may end in other ways.
     pub(super) fn underlay_may_have_moved(&self, count: u64) -> bool {
         let told = self.watch.links.as_ref().is_none_or(Changes::any);
-        told || self.underlay.trouble.is_some() || count.is_multiple_of(ANYWAY)
+        // The first time, too: it was opened before anybody listened.
+        told || count == 1 || self.underlay.trouble.is_some() || count.is_multiple_of(ANYWAY)
     }
 }

@@ -46,9 +46,14 @@ pub fn for_each<T: Sync, R: Send>(
     let mut done: Vec<(usize, R)> = match rows.len() {
         0 | 1 => turn(),
         some => thread::scope(|scope| {
-            let threads: Vec<_> = (0..some.min(AT_ONCE)).map(|_| scope.spawn(turn)).collect();
-            let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
-            joined.flat_map(|done| done.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            // This thread is one of them: without others, which the system may refuse, it takes longer.
+            let spawn = |_| thread::Builder::new().spawn_scoped(scope, turn).ok();
+            let others: Vec<_> = (1..some.min(AT_ONCE)).filter_map(spawn).collect();
+            let mut done = turn();
+            for other in others {
+                done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            }
+            done
         }),
     };
     done.sort_unstable_by_key(|(at, _)| *at);

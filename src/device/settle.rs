@@ -42,11 +42,14 @@ pub(super) fn settle(
 fn superframe_max(mtu: u32) -> u32 {
     /// IPv4 and TCP headers with timestamps, as most segments have them.
     const HEADERS: u32 = 52;
+    /// A device's own limit, unless it is told otherwise (`GSO_LEGACY_MAX_SIZE`).
+    const LONGEST: u32 = 65_536;
     /// What TCP keeps free below the limit (`MAX_TCP_HEADER`, include/net/tcp.h, and one byte).
     const RESERVE: u32 = 321;
     let datagram = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_add(22);
     let segments = mtu::segments_per_send(datagram, mtu::UDP_SEGMENTS_MAX_OLD);
-    u32::try_from(segments).unwrap_or(1).saturating_mul(mtu.saturating_sub(HEADERS)) + RESERVE
+    let payload = u32::try_from(segments).unwrap_or(1).saturating_mul(mtu.saturating_sub(HEADERS));
+    payload.saturating_add(RESERVE).min(LONGEST)
 }
 
 struct Settler<'a> {
@@ -82,8 +85,10 @@ impl Settler<'_> {
             let one = LinkChange { mtu: Some(mtu), ..LinkChange::default() };
             parts.push((one, "set the MTU", format!("mtu {} -> {mtu}", link.mtu)));
         }
+        // One that is smaller is somebody's wish, unless it was ours for another MTU.
         let size = superframe_max(spec.mtu);
-        if link.gso_max_size > size {
+        let ours = link.gso_max_size == superframe_max(link.mtu);
+        if link.gso_max_size > size || (ours && link.gso_max_size != size) {
             whole.gso_max_size = Some(size);
             let one = LinkChange { gso_max_size: Some(size), ..LinkChange::default() };
             let done = format!("gso_max_size {} -> {size}", link.gso_max_size);
@@ -103,6 +108,9 @@ impl Settler<'_> {
             let set = self.netlink.set_link(self.index, &part);
             let set = if part.addr_gen_none.is_some() {
                 done_unless_without_ipv6(set)
+            } else if part.gso_max_size.is_some() {
+                // Without it superframes take two sends.
+                Ok(set.is_ok())
             } else {
                 set.map(|()| true)
             };

@@ -52,6 +52,28 @@ impl Case {
     }
 }
 
+#[test]
+fn the_superframe_limit_follows_the_mtu_unless_somebody_wants_a_smaller_one() {
+    if !permitted() {
+        return;
+    }
+    let mut case = Case::new(&[]);
+    let limit =
+        |case: &Case| case.named.ip(&["link", "show", "dev", "eth0"])[0]["gso_max_size"].clone();
+    let first = limit(&case);
+    for mtu in [1280, 9000] {
+        case.to(TapSpec { mtu, ..case.spec.clone() });
+        assert_ne!(limit(&case), first, "MTU {mtu}");
+    }
+    case.to(TapSpec { mtu: 1450, ..case.spec.clone() });
+    assert_eq!(limit(&case), first);
+    case.named.ip_do(&["link", "set", "dev", "eth0", "gso_max_size", "30000"]);
+    for mtu in [1400, 1450] {
+        case.to(TapSpec { mtu, ..case.spec.clone() });
+        assert_eq!(limit(&case), 30_000, "MTU {mtu}");
+    }
+}
+
 const LINK_LOCAL: &str = "fe80::ff:fe00:a01/64";
 
 #[test]
@@ -72,6 +94,7 @@ fn only_the_difference_is_applied_and_foreign_things_stay() {
     });
     let expected = [
         "mtu 1450 -> 1400",
+        "gso_max_size 61833 -> 62329",
         "txqueuelen 1000 -> 2000",
         "+address 10.8.0.1/24",
         "-address fd00:9::1/64",

@@ -178,6 +178,15 @@ pub(crate) fn the_vtep_follows_its_interface() -> Result<()> {
     let space = overlay.nodes[0].space.clone();
     let index = space.link(UNDERLAY)?.index;
     let before = net(&format!("{}/24", overlay.nodes[0].v4))?;
+    let ready = |daemon: &Daemon, want: bool| -> Result<bool> {
+        Ok(daemon.json("status")?["ready"] == want)
+    };
+    // It goes and comes back as it was.
+    space.netlink(|netlink| netlink.delete_address(index, before))??;
+    eventually(PATIENCE, "no address is told", || ready(&overlay.daemons[0], false))?;
+    space.address(UNDERLAY, before)?;
+    eventually(PATIENCE, "all is well again", || ready(&overlay.daemons[0], true))?;
+    ping::until_answered(&a.space, b.hosts()[0], PATIENCE)?;
     space.netlink(|netlink| netlink.delete_address(index, before))??;
     space.address(UNDERLAY, moved_to)?;
     eventually(PATIENCE, "the VTEP has the new address", || {
