@@ -79,6 +79,7 @@ enum Line {
 enum Label {
     V4,
     V6,
+    Protocol,
     Ports,
     Mix,
 }
@@ -135,9 +136,7 @@ fn flow_hash() -> Vec<[u8; 8]> {
         by(SHIFT_LEFT, R0, 2),
         on(MOVE, AT, R0),
         load(LOAD_BYTE, 23),
-        jump(JUMP_IF_EQUAL, TCP, Label::Ports),
-        jump(JUMP_IF_EQUAL, UDP, Label::Ports),
-        jump(JUMP, 0, Label::Mix),
+        jump(JUMP, 0, Label::Protocol),
         Place(Label::V6),
         load(LOAD_WORD, 30),
         on(MOVE, HASH, R0),
@@ -149,6 +148,7 @@ fn flow_hash() -> Vec<[u8; 8]> {
         on(XOR, HASH, R0),
         by(MOVE_VALUE, AT, 40),
         load(LOAD_BYTE, 20),
+        Place(Label::Protocol),
         jump(JUMP_IF_EQUAL, TCP, Label::Ports),
         jump(JUMP_IF_EQUAL, UDP, Label::Ports),
         jump(JUMP, 0, Label::Mix),
@@ -199,7 +199,144 @@ fn encode(code: u8, to: u8, from: u8, offset: i16, value: i32) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
+    use etherparse::PacketBuilder;
+
     use super::*;
+
+    /// What the kernel's interpreter makes of the program (bpf(2), linux/bpf.h): what the program
+    /// does is checked without the right to load it.
+    fn queue_number(frame: &[u8]) -> u64 {
+        let program = flow_hash();
+        let mut registers = [0_u64; 16];
+        let mut at = 0;
+        loop {
+            let [code, both, o0, o1, value @ ..] = program[at];
+            let (to, from) = if cfg!(target_endian = "little") {
+                (usize::from(both & 15), usize::from(both >> 4))
+            } else {
+                (usize::from(both >> 4), usize::from(both & 15))
+            };
+            let value = i32::from_ne_bytes(value);
+            let wide = i64::from(value).cast_unsigned();
+            at += 1;
+            let jumped = at.strict_add_signed(isize::from(i16::from_ne_bytes([o0, o1])));
+            let packet = |len: usize, start: u64| {
+                let start = usize::try_from(start).ok()?;
+                let bytes = frame.get(start..start + len)?;
+                Some(bytes.iter().fold(0, |all, byte| all << 8 | u64::from(*byte)))
+            };
+            let loaded = match code {
+                LOAD_BYTE => packet(1, wide),
+                LOAD_HALF => packet(2, wide),
+                LOAD_WORD => packet(4, wide),
+                LOAD_WORD_AT => packet(4, registers[from].wrapping_add(wide)),
+                _ => Some(registers[0]),
+            };
+            // A load that leaves the frame ends the program.
+            let Some(loaded) = loaded else { return 0 };
+            registers[0] = loaded;
+            match code {
+                LOAD_BYTE | LOAD_HALF | LOAD_WORD | LOAD_WORD_AT => {}
+                MOVE => registers[to] = registers[from],
+                MOVE_VALUE => registers[to] = wide,
+                XOR => registers[to] ^= registers[from],
+                AND_VALUE => registers[to] &= wide,
+                SHIFT_LEFT => registers[to] <<= value,
+                SHIFT_RIGHT => registers[to] >>= value,
+                MULTIPLY_32 => {
+                    let product = (registers[to] as u32).wrapping_mul(value.cast_unsigned());
+                    registers[to] = u64::from(product);
+                }
+                JUMP => at = jumped,
+                JUMP_IF_EQUAL if registers[to] == wide => at = jumped,
+                JUMP_IF_ANY if registers[to] & wide != 0 => at = jumped,
+                JUMP_IF_EQUAL | JUMP_IF_ANY => {}
+                EXIT => return registers[0],
+                other => panic!("no such instruction: {other:#x}"),
+            }
+        }
+    }
+
+    const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+
+    /// A frame of a flow: of IPv4 or IPv6, TCP or UDP, one way or back.
+    fn frame(v6: bool, tcp: bool, ports: [u16; 2], back: bool) -> Vec<u8> {
+        let turned = |mut pair: [u16; 2]| {
+            if back {
+                pair.reverse();
+            }
+            pair
+        };
+        let [source, destination] = turned(ports);
+        let [near, far] = turned([1, 2]).map(|end| usize::from(end) - 1);
+        let builder = PacketBuilder::ethernet2(MACS[near], MACS[far]);
+        let builder = if v6 {
+            builder.ipv6([near as u8 + 1; 16], [far as u8 + 1; 16], 64)
+        } else {
+            builder.ipv4([10, 0, 0, near as u8], [10, 0, 0, far as u8], 64)
+        };
+        let mut bytes = Vec::new();
+        if tcp {
+            builder.tcp(source, destination, 1, 100).write(&mut bytes, b"payload").unwrap();
+        } else {
+            builder.udp(source, destination).write(&mut bytes, b"payload").unwrap();
+        }
+        bytes
+    }
+
+    #[test]
+    fn both_directions_of_a_flow_have_one_number_and_flows_are_spread() {
+        for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut queues = [0_u32; 4];
+            for port in 0..256 {
+                let ports = [40_000 + port, 5201];
+                let number = queue_number(&frame(v6, tcp, ports, false));
+                assert_eq!(number, queue_number(&frame(v6, tcp, ports, true)), "{v6} {tcp} {port}");
+                queues[usize::try_from(number % 4).unwrap()] += 1;
+            }
+            assert!(queues.iter().all(|count| (32..96).contains(count)), "{queues:?}");
+        }
+    }
+
+    #[test]
+    fn all_fragments_of_a_datagram_have_one_number() {
+        let whole = frame(false, false, [1000, 2000], false);
+        let fragment = |flags_and_offset: u16, behind: &[u8]| {
+            let mut bytes = whole.clone();
+            bytes[20..22].copy_from_slice(&flags_and_offset.to_be_bytes());
+            bytes[34..34 + behind.len()].copy_from_slice(behind);
+            queue_number(&bytes)
+        };
+        let first = fragment(0x2000, &[]);
+        assert_eq!(first, fragment(0x2010, &[1, 2, 3, 4]));
+        assert_eq!(first, fragment(0x0020, &[5, 6, 7, 8]));
+        assert_ne!(first, queue_number(&whole), "ports do count where nothing is cut");
+        // Don't fragment is no fragment.
+        assert_eq!(queue_number(&whole), fragment(0x4000, &[]));
+    }
+
+    #[test]
+    fn options_of_ipv4_are_stepped_over() {
+        let plain = frame(false, true, [1000, 2000], false);
+        let mut bytes = plain.clone();
+        bytes[14] = 0x46;
+        bytes.splice(34..34, [1, 1, 1, 0]);
+        assert_eq!(queue_number(&bytes), queue_number(&plain));
+    }
+
+    #[test]
+    fn what_is_short_or_no_ip_has_a_number_too() {
+        let whole = frame(true, true, [1000, 2000], false);
+        for len in 0..whole.len() {
+            assert!(queue_number(&whole[..len]) <= 0xffff, "{len} bytes");
+        }
+        let arp = |from: usize, to: usize| {
+            let bytes = [&MACS[to][..], &MACS[from], &[8, 6], &[0; 46]].concat();
+            queue_number(&bytes)
+        };
+        assert_eq!(arp(0, 1), arp(1, 0));
+        assert_ne!(arp(0, 1), 0);
+    }
 
     #[test]
     fn each_jump_leads_forward_and_into_the_program() {
