@@ -282,3 +282,17 @@ fn a_segment_that_does_not_learn_floods_on() {
     ));
     assert_eq!(node.send(0, b, 2, 1).len(), 1, "what is known all the same is used");
 }
+
+#[test]
+fn of_many_vteps_each_may_send_only_into_its_own_segments() {
+    let peers = |odd: u8| (2..=250).filter(|n| n % 2 == odd).collect::<Vec<u8>>();
+    let segments = vec![segment("even", 100, &peers(0)), segment("odd", 101, &peers(1))];
+    let ports = vec![port("a", access("even")), port("b", access("odd"))];
+    let mut node = node(&spec(segments, ports));
+    for n in 2..=250 {
+        for (vni, odd) in [(100, 0), (101, 1)] {
+            let expected = usize::from(n % 2 == odd);
+            assert_eq!(node.receive(n, vni, false, 1).len(), expected, "VTEP {n} into {vni}");
+        }
+    }
+}
