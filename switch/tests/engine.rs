@@ -285,7 +285,7 @@ fn a_segment_that_does_not_learn_floods_on() {
 
 #[test]
 fn of_many_vteps_each_may_send_only_into_its_own_segments() {
-    let third = |n: u8| n % 3 == 0;
+    let third = |n: u8| n.is_multiple_of(3);
     let peers = |of: bool| (2..=250).filter(|n| third(*n) == of).collect::<Vec<u8>>();
     let segments = vec![segment("third", 100, &peers(true)), segment("rest", 101, &peers(false))];
     let ports = vec![port("a", access("third")), port("b", access("rest"))];
