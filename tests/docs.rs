@@ -112,7 +112,8 @@ fn strange(key: &str) -> (String, String) {
     let (leaf, tables) = parts.split_last().unwrap();
     let (mut text, mut typed, mut path) = (String::new(), String::new(), String::new());
     for (depth, table) in tables.iter().enumerate() {
-        let many = matches!(*table, "segment" | "port") || depth > 0;
+        let many = matches!(*table, "segment" | "port" | "trunk" | "routes" | "node")
+            && tables != ["node"];
         typed = if depth == 0 { (*table).to_owned() } else { format!("{typed}.{table}") };
         path = if depth == 0 { (*table).to_owned() } else { format!("{path}.{table}") };
         if many {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::address::vtep;
+use super::check_cluster::{self, Surroundings};
 use super::check_port::PortRules;
 use super::check_segment::SegmentRules;
 use super::raw::{Raw, RawUnderlay};
@@ -15,7 +16,7 @@ use super::{
 };
 
 /// The longest path of a Unix socket: `sun_path` less the terminating zero (unix(7)).
-const SOCKET_PATH: usize = 107;
+pub(super) const SOCKET_PATH: usize = 107;
 /// For how long a worker looks for more before it sleeps, unless told otherwise.
 const SPIN: Duration = Duration::from_micros(50);
 /// Ports and segments each have 16-bit slots in the topology.
@@ -23,7 +24,7 @@ const SLOTS: usize = 65_535;
 
 /// What the raw configuration means, or `None` with at least one problem added.
 pub(super) fn check(raw: &Raw, problems: &mut Vec<Problem>) -> Option<Config> {
-    let node = node(raw.node.as_deref(), problems);
+    let node = node(raw.node.as_deref(), problems).map(|name| Node { name });
     let socket = raw.socket.as_deref().unwrap_or(DEFAULT_SOCKET);
     let socket = absolute("control.socket", socket, SOCKET_PATH, problems);
     let listen = listen(raw.listen.as_deref(), problems);
@@ -47,13 +48,17 @@ pub(super) fn check(raw: &Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         segments.extend(rules.check(spec, &format!("segment[{index}]."), problems));
     }
     let names = raw.segments.iter().map(|segment| segment.name.as_str());
-    let mut rules = PortRules::new(node.as_ref(), names);
+    let mut rules = PortRules::new(node.as_ref().map(|node| &node.name), names);
     let mut ports = Vec::with_capacity(raw.ports.len());
     for (index, spec) in raw.ports.iter().enumerate() {
         ports.extend(rules.check(spec, &format!("port[{index}]."), problems));
     }
+    let around =
+        Surroundings { node: node.as_ref(), underlay: underlay.as_ref(), segments: &segments };
+    let cluster =
+        raw.cluster.as_ref().and_then(|cluster| check_cluster::check(cluster, &around, problems));
     Some(Config {
-        node: Node { name: node? },
+        node: node?,
         control: Control { socket: socket? },
         metrics: Metrics { listen },
         state: State { dir: dir? },
@@ -61,6 +66,7 @@ pub(super) fn check(raw: &Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         offload: raw.offload,
         segments,
         ports,
+        cluster,
     })
 }
 
@@ -79,14 +85,19 @@ fn host_name() -> Result<String, String> {
     host.into_string().map_err(|_| "the host name is not UTF-8".to_owned())
 }
 
-fn absolute(key: &str, text: &str, max: usize, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+pub(super) fn absolute(
+    key: &str,
+    text: &str,
+    max: usize,
+    problems: &mut Vec<Problem>,
+) -> Option<PathBuf> {
     let wrong = if text.contains('\0') {
         Some(format!("\"{}\" holds a zero byte", shorten(text)))
     } else if !text.starts_with('/') {
         Some(format!("\"{}\" is not an absolute path", shorten(text)))
     } else if text.len() > max {
         Some(format!("{} bytes long, {max} at most", text.len()))
-    } else if text.ends_with('/') && key == "control.socket" {
+    } else if text.ends_with('/') && max == SOCKET_PATH {
         Some(format!("\"{text}\" is a directory"))
     } else {
         None

@@ -7,8 +7,10 @@
 
 mod address;
 mod check;
+mod check_cluster;
 mod check_port;
 mod check_segment;
+mod cluster;
 mod error;
 mod names;
 mod port;
@@ -23,6 +25,7 @@ use std::time::Duration;
 pub use address::parse_peer;
 pub use check_port::{check_port, check_ports};
 pub use check_segment::check_segment;
+pub use cluster::{Cluster, Etcd, Kubernetes, Mode, Network, StaticNode, Store};
 pub use error::{ConfigError, Problem, render_error};
 pub use names::{IfName, Name, NameError, Netns};
 pub use port::{Port, PortMode, PortSpec, Route, RouteSpec, TrunkSpec, derived_mac};
@@ -32,6 +35,8 @@ pub use segment::{Segment, SegmentSpec, UnknownUnicast};
 pub const DEFAULT_PATH: &str = "/etc/tapestry/tapestry.toml";
 /// Where the control socket is unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tapestry/tapestry.sock";
+/// Where attachments are handed over unless told otherwise.
+pub const DEFAULT_ATTACH: &str = "/run/tapestry/attach.sock";
 /// Where the daemon keeps what has to outlive it, unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/tapestry";
 /// The UDP port that IANA assigned to VXLAN (RFC 7348 section 5).
@@ -59,6 +64,8 @@ pub struct Config {
     /// `[[port]]`, in the order of the file. Names and (namespace, interface) are unique, and
     /// every segment that a port names is in `segments`.
     pub ports: Vec<Port>,
+    /// `[cluster]`, if this node is part of one.
+    pub cluster: Option<Cluster>,
 }
 
 /// This node.

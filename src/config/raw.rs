@@ -4,6 +4,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::check_port::MTU;
 use super::check_segment::MAX_MACS;
+use super::cluster::{RawCluster, RawEtcd, RawKubernetes, RawNode};
 use super::reader::{Lines, Section, first_of_each_path, wrong_type};
 use super::{Config, ConfigError, PortSpec, Problem, RouteSpec, SegmentSpec, Toggle, TrunkSpec};
 use super::{Dscp, check};
@@ -19,6 +20,7 @@ pub(super) struct Raw {
     pub(super) offload: super::Offload,
     pub(super) segments: Vec<SegmentSpec>,
     pub(super) ports: Vec<PortSpec>,
+    pub(super) cluster: Option<RawCluster>,
 }
 
 /// `[underlay]` as typed.
@@ -78,6 +80,7 @@ fn read(tree: &DeTable<'_>, problems: &mut Vec<Problem>) -> Raw {
         }),
         segments: root.tables("segment", segment),
         ports: root.tables("port", port),
+        cluster: optional(&mut root, "cluster", cluster),
     };
     root.finish();
     raw
@@ -92,6 +95,61 @@ fn one<T>(
     let value = read(&mut section);
     section.finish();
     value
+}
+
+/// The table under `key`, if it is there.
+fn optional<T>(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    read: impl FnOnce(&mut Section<'_, '_>) -> T,
+) -> Option<T> {
+    let there = section.has(key);
+    let value = one(section, key, read);
+    there.then_some(value)
+}
+
+fn cluster(section: &mut Section<'_, '_>) -> RawCluster {
+    section.must_be_there("network");
+    RawCluster {
+        name: section.string("name"),
+        network: section.strings("network"),
+        node_prefix: section.integer("node_prefix", 1..=32),
+        node_prefix_ipv6: section.integer("node_prefix_ipv6", 1..=128),
+        vni: section.integer("vni", VNI),
+        mode: section.string("mode"),
+        direct_routing: section.boolean("direct_routing"),
+        multicast: section.string("multicast"),
+        gateway: section.string("gateway"),
+        masquerade: section.boolean("masquerade"),
+        non_masquerade: section.strings("non_masquerade"),
+        service_networks: section.strings("service_networks"),
+        addresses: section.strings("addresses"),
+        rest: section.string("rest"),
+        attach: section.string("attach"),
+        conflist: section.string("conflist"),
+        store: section.string("store"),
+        nodes: section.tables("node", |node| RawNode {
+            name: node.required("name"),
+            address: node.required("address"),
+            pod_cidrs: node.strings("pod_cidrs"),
+            addresses: node.strings("addresses"),
+        }),
+        etcd: optional(section, "etcd", |etcd| RawEtcd {
+            endpoints: etcd.strings("endpoints"),
+            prefix: etcd.string("prefix"),
+            ca: etcd.string("ca"),
+            cert: etcd.string("cert"),
+            key: etcd.string("key"),
+            user: etcd.string("user"),
+            password_file: etcd.string("password_file"),
+            lease: etcd.string("lease"),
+            grace: etcd.string("grace"),
+        }),
+        kubernetes: optional(section, "kubernetes", |kubernetes| RawKubernetes {
+            kubeconfig: kubernetes.string("kubeconfig"),
+            node: kubernetes.string("node"),
+        }),
+    }
 }
 
 fn underlay(section: &mut Section<'_, '_>) -> RawUnderlay {

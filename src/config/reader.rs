@@ -60,6 +60,11 @@ impl<'a, 'i> Section<'a, 'i> {
         all
     }
 
+    /// Whether there is anything under `key`.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
     pub(super) fn string(&mut self, key: &'static str) -> Option<String> {
         self.typed(key, "a string", DeValue::as_str).map(str::to_owned)
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod any_text;
+mod cluster;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -80,7 +81,7 @@ type Row = (&'static str, &'static str, &'static str, &'static [(&'static str, &
 #[rustfmt::skip]
 const WRONG: &[Row] = &[
     ("an unknown key at the top", "[node]", "nodes = 1\n[node]", &[("nodes", "unknown key (did you mean \"node\"?)")]),
-    ("a section that is not there", "[node]", "[cluster]\nname = \"c\"\n[node]", &[("cluster", "unknown key")]),
+    ("a section that is not there", "[node]", "[galaxy]\nname = \"c\"\n[node]", &[("galaxy", "unknown key")]),
     ("an unknown key in a section", "workers = 2", "wokers = 2", &[("underlay.wokers", "did you mean \"workers\"")]),
     ("an unknown key in a segment", "vni = 200", "vni = 200\ncolour = \"red\"", &[("segment[1].colour", "unknown key")]),
     ("an unknown key in a port", "mtu = 1450", "mut = 1450", &[("port[0].mut", "unknown key")]),
