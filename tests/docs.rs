@@ -151,7 +151,8 @@ fn every_key_is_documented() {
         let mut rest = line;
         while let Some((before, after)) = rest.split_once('"') {
             let Some((word, behind)) = after.split_once('"') else { break };
-            let is_word = word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            let is_word =
+                word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
             if is_word && !word.is_empty() && !before.ends_with("== ") {
                 asked.insert(word.to_owned());
             }
