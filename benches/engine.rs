@@ -12,7 +12,7 @@ use encap::{Checksum, Contiguous, Gso, GsoKind, MacAddr, Offload, VlanId, Vni, v
 use etherparse::PacketBuilder;
 use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings};
 use switch::{
-    Counters, Engine, Outer, PortModeSpec, PortSpec, SegmentSpec, Topology, TopologySpec,
+    Counters, Engine, Outer, PortModeSpec, PortRole, PortSpec, SegmentSpec, Topology, TopologySpec,
 };
 
 use memory::{Counting, NOW, station};
@@ -47,8 +47,16 @@ impl Bench {
             flood_unknown: true,
             strict_peers: true,
             strict_header: false,
+            cluster: None,
         };
-        let port = |name: String, mode| PortSpec { name, mode, mtu: 1450, mac: None, up: true };
+        let port = |name: String, mode| PortSpec {
+            name,
+            mode,
+            mtu: 1450,
+            mac: None,
+            up: true,
+            role: PortRole::Station,
+        };
         let vlan = VlanId::new(VLAN).expect("a VLAN");
         let trunk = PortModeSpec::Trunk { vlans: vec![(vlan, blue())], native: None };
         let mut ports: Vec<PortSpec> =

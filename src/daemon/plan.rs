@@ -63,6 +63,7 @@ pub(super) fn segment(segment: &Segment, port: u16) -> SegmentSpec {
         flood_unknown: segment.unknown_unicast == UnknownUnicast::Flood,
         strict_peers: segment.strict_peers,
         strict_header: segment.strict_header,
+        cluster: None,
     }
 }
 

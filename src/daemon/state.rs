@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use encap::StationMac;
 use fdb::{Dest, Fdb, Origin, PortId, Scope, SegmentId, Tick, VtepId};
-use switch::{Change, Counters, PortSpec, Reading, Topology, TopologySpec};
+use switch::{Change, Counters, PortRole, PortSpec, Reading, Topology, TopologySpec};
 use tracing::warn;
 
 use super::clock::Clock;
@@ -134,6 +134,7 @@ impl Daemon {
             mtu: self.devices.rules.mtu(&attachment.port),
             mac: Some(attachment.port.mac),
             up: attachment.facts().is_some(),
+            role: PortRole::Station,
         };
         TopologySpec {
             local: self.underlay.local(),
