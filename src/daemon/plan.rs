@@ -120,11 +120,8 @@ impl DeviceRules {
             queues: self.queues,
             owner: self.owner,
             addresses: port.addresses.clone(),
-            routes: port
-                .routes
-                .iter()
-                .map(|route| Route { to: route.to, via: route.via })
-                .collect(),
+            routes: port.routes.iter().map(|route| Route::new(route.to, route.via)).collect(),
+            neighbours: Vec::new(),
             txqueuelen: Some(RING),
             persist: self.persist,
             offload: match self.offload {
