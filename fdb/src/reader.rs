@@ -66,16 +66,11 @@ impl View {
     }
 
     #[inline]
-    fn table(&mut self, shards: &Shards, hash: u64) -> &Table {
+    fn read(&mut self, shards: &Shards, hash: u64, key: Key) -> Word {
         if shards.epoch() != self.epoch {
             self.renew(shards);
         }
-        &self.tables[Shards::shard_of(hash)]
-    }
-
-    #[inline]
-    fn read(&mut self, shards: &Shards, hash: u64, key: Key) -> Word {
-        self.table(shards, hash).read(hash, key)
+        self.tables[Shards::shard_of(hash)].read(hash, key)
     }
 
     #[cold]
@@ -136,18 +131,6 @@ impl Reader {
         }
         let view = &mut self.view;
         fdb.learn_written(segment, key, word, dest, now, || view.read(&fdb.shards, hash, key))
-    }
-
-    /// Tells that this station will be looked up or learned soon. Who has several frames at hand and
-    /// announces them all before the first one waits for the memory once, not for each: in a table
-    /// that is larger than the processor's caches, that is most of what a look-up costs.
-    #[inline(always)]
-    pub fn announce(&mut self, segment: SegmentId, mac: MacAddr) {
-        if let Some(key) = Key::of_destination(segment, mac) {
-            let shards = &self.fdb.shards;
-            let hash = shards.hash(key);
-            self.view.table(shards, hash).touch(hash);
-        }
     }
 
     /// Lets go of tables that have been replaced.

@@ -244,14 +244,6 @@ impl<C: Cell> Table<C> {
         }
     }
 
-    /// Reads the bucket of a key without asking what is in it. Nothing waits for what comes of it, so
-    /// the memory's answers to several calls in a row come at once.
-    #[inline]
-    pub(crate) fn touch(&self, hash: u64) {
-        let mask = self.buckets.len() - 1;
-        std::hint::black_box(self.buckets.get(hash as usize & mask).map(|bucket| bucket.state().0));
-    }
-
     /// One key in some dozens is not in its own bucket.
     #[cold]
     fn read_further_on(&self, hash: u64, key: Key) -> Word {
