@@ -113,6 +113,7 @@ fn main() -> ExitCode {
             a_wrong_config_changes_nothing,
             a_port_comes_and_goes_with_its_namespace,
             a_namespace_may_come_after_the_daemon,
+            a_namespace_behind_a_link_comes_and_goes_with_the_link,
             a_port_that_could_not_come_up_is_tried_again,
             teardown_leaves_nothing,
             an_ephemeral_daemon_takes_its_ports_along,

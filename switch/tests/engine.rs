@@ -282,3 +282,18 @@ fn a_segment_that_does_not_learn_floods_on() {
     ));
     assert_eq!(node.send(0, b, 2, 1).len(), 1, "what is known all the same is used");
 }
+
+#[test]
+fn of_many_vteps_each_may_send_only_into_its_own_segments() {
+    let third = |n: u8| n.is_multiple_of(3);
+    let peers = |of: bool| (2..=250).filter(|n| third(*n) == of).collect::<Vec<u8>>();
+    let segments = vec![segment("third", 100, &peers(true)), segment("rest", 101, &peers(false))];
+    let ports = vec![port("a", access("third")), port("b", access("rest"))];
+    let mut node = node(&spec(segments, ports));
+    for n in 2..=250 {
+        for (vni, of) in [(100, true), (101, false)] {
+            let expected = usize::from(third(n) == of);
+            assert_eq!(node.receive(n, vni, false, 1).len(), expected, "VTEP {n} into {vni}");
+        }
+    }
+}

@@ -94,3 +94,12 @@ pub(crate) fn ensure_same(what: &str, got: &[Value], key: &str, want: &[&str]) -
     ensure!(got == want, "{what}: {got:?}, not {want:?}");
     Ok(())
 }
+
+/// User and system ticks of a process (proc(5), stat).
+pub(crate) fn ticks(pid: i32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().context("stat")?.split(' ').collect();
+    let [user, system] =
+        [11, 12].map(|at| fields.get(at).and_then(|text| text.parse::<u64>().ok()));
+    Ok(user.context("utime")? + system.context("stime")?)
+}

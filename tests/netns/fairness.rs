@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::overlay::{Overlay, Plan, Pod, VNI};
+use lab::tool::eventually;
 use lab::traffic::flood::Flood;
 use lab::traffic::frames::{BROADCAST, EXPERIMENTAL, frame};
 use lab::traffic::ping;
@@ -19,6 +20,7 @@ use crate::common::{mac_of, start};
 const ROUNDS: usize = 5;
 const TRIES: usize = 15;
 const PINGS: u16 = 1000;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Frames per second that make a flood.
 const RATE_MIN: f64 = 20_000.0;
@@ -86,9 +88,7 @@ fn beside(
     for _ in 0..TRIES {
         let quiet = p99(a, to)?;
         let flood = flood()?;
-        while flood.sent() < 1000 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        eventually(PATIENCE, "the flood begins", || Ok(flood.sent() >= 1000))?;
         let (before, begun) = (received(overlay)?, Instant::now());
         let loaded = p99(a, to)?;
         let passed = received(overlay)? - before;

@@ -130,6 +130,31 @@ pub(crate) fn a_namespace_may_come_after_the_daemon() -> Result<()> {
     overlay.assert_sound()
 }
 
+/// No mount changes when a link does: such places are looked at each second.
+pub(crate) fn a_namespace_behind_a_link_comes_and_goes_with_the_link() -> Result<()> {
+    let mut overlay = Overlay::build(&Plan::default())?;
+    let scratch = tempfile::tempdir()?;
+    let link = scratch.path().join("pod");
+    let place = netns::path_of(overlay.pods[0][0].space.name());
+    std::os::unix::fs::symlink(&place, &link)?;
+    overlay.configs[0].ports[0].netns = Some(link.display().to_string());
+    for (node, config) in overlay.nodes.iter().zip(&overlay.configs) {
+        overlay.daemons.push(Daemon::start(&tapestry(), &node.space, config)?);
+    }
+    overlay.daemons[0].allow(&["pod1"]);
+    let (near, far) = (overlay.pods[0][0].clone(), overlay.pods[1][0].clone());
+    ping::until_answered(&near.space, far.hosts()[0], PATIENCE)?;
+    let state = |overlay: &Overlay, wanted: &str| {
+        Ok(row(&overlay.daemons[0], "port list", "name", "pod1")?["state"] == wanted)
+    };
+    std::fs::remove_file(&link)?;
+    eventually(PATIENCE, "the port goes down", || state(&overlay, "down"))?;
+    std::os::unix::fs::symlink(&place, &link)?;
+    eventually(PATIENCE, "the port comes up", || state(&overlay, "up"))?;
+    ping::until_answered(&near.space, far.hosts()[0], PATIENCE)?;
+    overlay.assert_sound()
+}
+
 pub(crate) fn a_port_that_could_not_come_up_is_tried_again() -> Result<()> {
     let mut overlay = Overlay::build(&Plan::default())?;
     let pod = overlay.pods[0][0].clone();
@@ -140,9 +165,9 @@ pub(crate) fn a_port_that_could_not_come_up_is_tried_again() -> Result<()> {
         let mut daemon = Daemon::prepare(&tapestry(), &node.space)?;
         daemon.configure(config)?;
         // Not ready: a port is missing that could be there.
-        let patience = Duration::from_secs(1);
-        let ready = daemon.launch_within(patience)?;
-        ensure!(ready.is_some() == (node.v4 != overlay.nodes[0].v4), "{}", daemon.log());
+        let lacks = node.v4 == overlay.nodes[0].v4;
+        let ready = daemon.launch_within(if lacks { Duration::from_secs(1) } else { PATIENCE })?;
+        ensure!(ready.is_some() != lacks, "{}", daemon.log());
         overlay.daemons.push(daemon);
     }
     overlay.daemons[0].allow(&["pod1"]);

@@ -5,7 +5,7 @@ use lab::overlay::{Plan, VNI};
 use lab::traffic::frames::{BROADCAST, Frames, assert_heard};
 use lab::traffic::ping;
 
-use crate::common::{exchange_cleanly, known, mac_of, row, rows, start};
+use crate::common::{exchange_cleanly, known, mac_of, row, rows, start, ticks};
 
 pub(crate) fn three_nodes_talk_over_an_ipv4_underlay() -> Result<()> {
     three_nodes_talk(false)
@@ -98,17 +98,11 @@ pub(crate) fn idle_pods_cost_no_cpu() -> Result<()> {
     overlay.assert_sound()
 }
 
-/// The share of a core that a process uses during a time, from its user and system ticks (proc(5)).
+/// The share of a core that a process uses during a time.
 pub(crate) fn cpu_over(pid: i32, time: std::time::Duration) -> Result<f64> {
-    let ticks = || -> Result<u64> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let fields: Vec<&str> = stat.rsplit(") ").next().context("stat")?.split(' ').collect();
-        Ok(fields.get(11).context("utime")?.parse::<u64>()?
-            + fields.get(12).context("stime")?.parse::<u64>()?)
-    };
-    let before = ticks()?;
+    let before = ticks(pid)?;
     std::thread::sleep(time);
-    Ok((ticks()? - before) as f64 / 100.0 / time.as_secs_f64())
+    Ok((ticks(pid)? - before) as f64 / 100.0 / time.as_secs_f64())
 }
 
 pub(crate) fn a_flush_forgets_and_traffic_teaches_again() -> Result<()> {

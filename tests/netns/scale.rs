@@ -19,7 +19,7 @@ use lab::traffic::ping;
 use lab::world::{Space, World, net};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 
-use crate::common::{rows, start, tapestry};
+use crate::common::{rows, start, tapestry, ticks};
 
 const PORTS: usize = 1000;
 const SEGMENTS: usize = 200;
@@ -28,7 +28,7 @@ const PEERS: usize = 5000;
 /// How much longer than promised anything may take.
 const SLACK: u32 = if cfg!(debug_assertions) { 4 } else { 2 };
 const READY_IN_ONE: Duration = Duration::from_secs(3);
-const READY_IN_OWN: Duration = Duration::from_secs(10);
+const READY_IN_OWN: Duration = Duration::from_secs(3);
 const RELOAD: Duration = Duration::from_millis(50);
 
 /// Resident memory in KiB, with a thousand ports and with two. For these there is no slack.
@@ -273,15 +273,6 @@ fn small_and_idle(daemon: &Daemon, memory: u64) -> Result<()> {
     ensure!(have <= memory, "{have} KiB are resident, not {memory}");
     ensure!(used.last() <= Some(&1), "an idle daemon used {used:?} ticks in 5 s");
     Ok(())
-}
-
-/// User and system ticks of a process (proc(5), stat).
-fn ticks(pid: i32) -> Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit(") ").next().context("stat")?.split(' ').collect();
-    let [user, system] =
-        [11, 12].map(|at| fields.get(at).and_then(|text| text.parse::<u64>().ok()));
-    Ok(user.context("utime")? + system.context("stime")?)
 }
 
 /// Resident memory of a process in KiB (proc(5), status).

@@ -25,15 +25,21 @@ const SENDER: u64 = 1 << 30;
 /// Layer 4 payload of a frame of 64 bytes, its check sequence included.
 const SMALL: usize = 6;
 
-/// Writes the VXLAN header, as the underlay's driver does, and leaves it at that.
-struct Seen;
+/// Counts what came; writes the VXLAN header, as the underlay's driver does, and leaves it at that.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    to_ports: u64,
+    to_vteps: u64,
+}
 
 impl Sink for Seen {
     fn to_port(&mut self, port: PortId, _: u16, frame: &Frame<'_>) {
+        self.to_ports += 1;
         black_box((port, frame.head));
     }
 
     fn to_vteps(&mut self, remote: Remote<'_>, frame: &Frame<'_>) {
+        self.to_vteps += remote.vteps.len() as u64;
         black_box((vxlan::emit(remote.vni), remote, frame.head));
     }
 }
@@ -98,39 +104,45 @@ fn frames(first: u64, sender: u64) -> Vec<Vec<u8>> {
     (0..STATIONS).map(to).collect()
 }
 
-fn from_port(runs: u64, first: u64) {
+fn from_port(runs: u64, first: u64) -> Seen {
     let Node { mut engine, ports } = node();
     let frames = frames(first, SENDER);
+    let mut seen = Seen::default();
     measured(runs, |n| {
         let unit = Contiguous::new(&frames[(n * 7 % STATIONS) as usize], Offload::default());
-        engine.from_port(NOW, ports[0], &unit.frame(), &mut Seen);
+        engine.from_port(NOW, ports[0], &unit.frame(), &mut seen);
     });
+    seen
 }
 
 pub(crate) fn port_to_port(runs: u64) {
-    from_port(runs, 0);
+    assert_eq!(from_port(runs, 0), Seen { to_ports: runs, to_vteps: 0 });
 }
 
 pub(crate) fn port_to_vtep(runs: u64) {
-    from_port(runs, FAR);
+    assert_eq!(from_port(runs, FAR), Seen { to_ports: 0, to_vteps: runs });
 }
 
 pub(crate) fn vtep_to_port(runs: u64) {
     let Node { mut engine, .. } = node();
     let datagrams: Vec<Vec<u8>> =
         frames(0, FAR + 1).iter().map(|frame| [&vxlan::emit(vni())[..], frame].concat()).collect();
+    let mut seen = Seen::default();
     measured(runs, |n| {
         let datagram = &datagrams[(n * 7 % STATIONS) as usize];
         let (header, frame) = vxlan::split(black_box(datagram)).expect("a sound datagram");
         let outer = Outer { peer: address(2), header, tos: 0 };
         let unit = Contiguous::new(frame, Offload::default());
-        engine.from_underlay(NOW, outer, &unit.frame(), &mut Seen);
+        engine.from_underlay(NOW, outer, &unit.frame(), &mut seen);
     });
+    assert_eq!(seen, Seen { to_ports: runs, to_vteps: 0 });
 }
 
 pub(crate) fn superframe(runs: u64) {
     let Node { mut engine, ports } = node();
     let bytes = train::superframe(station(FAR), station(SENDER));
     let unit = Contiguous::new(&bytes, train::offload());
-    measured(runs, |_| engine.from_port(NOW, ports[0], &unit.frame(), &mut Seen));
+    let mut seen = Seen::default();
+    measured(runs, |_| engine.from_port(NOW, ports[0], &unit.frame(), &mut seen));
+    assert_eq!(seen, Seen { to_ports: 0, to_vteps: runs });
 }

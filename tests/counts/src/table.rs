@@ -4,7 +4,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use encap::{MacAddr, StationMac};
-use fdb::{Dest, Fdb, PortId, Reader, SegmentId, SegmentLimits, Settings, Tick, VtepId};
+use fdb::{
+    Dest, Fdb, Learn, Lookup, PortId, Reader, SegmentId, SegmentLimits, Settings, Tick, VtepId,
+};
 
 use crate::measured;
 
@@ -50,23 +52,29 @@ fn some(n: u64) -> u64 {
 }
 
 pub(crate) fn look_up(runs: u64) {
-    let mut reader = full();
+    let (mut reader, mut hits) = (full(), 0);
     measured(runs, |n| {
-        black_box(reader.lookup(SEGMENT, black_box(station(some(n)).get()), NOW));
+        let found = reader.lookup(SEGMENT, black_box(station(some(n)).get()), NOW);
+        hits += u64::from(found != Lookup::Unknown);
     });
+    assert_eq!(hits, runs);
 }
 
 pub(crate) fn learn_known(runs: u64) {
-    let mut reader = full();
+    let (mut reader, mut known) = (full(), 0);
     measured(runs, |n| {
-        black_box(reader.learn(SEGMENT, station(some(n)), owner(some(n)), NOW));
+        let learn = reader.learn(SEGMENT, station(some(n)), owner(some(n)), NOW);
+        known += u64::from(learn == Learn::Known);
     });
+    assert_eq!(known, runs);
 }
 
 pub(crate) fn learn_new(runs: u64) {
-    let mut reader = full();
+    let (mut reader, mut new) = (full(), 0);
     measured(runs, |n| {
         let n = n + u64::from(SIZE);
-        black_box(reader.learn(SEGMENT, station(n), owner(n), NOW));
+        let learn = reader.learn(SEGMENT, station(n), owner(n), NOW);
+        new += u64::from(matches!(learn, Learn::New { evicted: Some(_) }));
     });
+    assert_eq!(new, runs);
 }
