@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use encap::{MacAddr, StationMac};
 
+use crate::learn::Arrival;
 use crate::shard::{SHARDS, Shards};
 use crate::table::Table;
 use crate::word::{Key, Stamp, Word};
@@ -129,8 +130,8 @@ impl Reader {
             }
             return fdb.tally.tell(learn);
         }
-        let view = &mut self.view;
-        fdb.learn_written(segment, key, word, dest, now, || view.read(&fdb.shards, hash, key))
+        let (view, arrival) = (&mut self.view, Arrival { key, hash, dest, now });
+        fdb.learn_written(segment, arrival, word, || view.read(&fdb.shards, hash, key))
     }
 
     /// Lets go of tables that have been replaced.

@@ -73,6 +73,8 @@ impl Shard {
 /// An entry as its shard knows it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
+    /// Its key's hash.
+    pub(crate) hash: u64,
     pub(crate) word: Word,
     pub(crate) node: u32,
 }
@@ -137,36 +139,34 @@ impl Shards {
     }
 
     /// Makes an entry look younger, without a lock. May be lost to a rebuild.
-    pub(crate) fn replace(&self, key: Key, old: Word, new: Word) {
-        let hash = self.hash(key);
+    pub(crate) fn replace(&self, hash: u64, key: Key, old: Word, new: Word) {
         self.shards[Self::shard_of(hash)].published.load().replace(hash, key, old, new);
     }
 
     /// The entry of a key. Stable while the segment's lock is held, but for its stamp.
     pub(crate) fn find(&self, key: Key) -> Option<Found> {
-        self.find_and(key, |_| None)
+        self.find_and(self.hash(key), key, |_| None)
     }
 
     /// The entry of a key as it stood, and the word that it gets if `change` has another one for
     /// it. Under the segment's lock.
     pub(crate) fn find_and(
         &self,
+        hash: u64,
         key: Key,
         change: impl FnOnce(Word) -> Option<Word>,
     ) -> Option<Found> {
-        let hash = self.hash(key);
         let core = self.shards[Self::shard_of(hash)].lock();
         let Probe::Found(place) = core.table.probe(hash, key) else { return None };
         let word = core.table.word(place);
         if let Some(new) = change(word) {
             core.table.set_word(place, new);
         }
-        Some(Found { word, node: core.table.node(place) })
+        Some(Found { hash, word, node: core.table.node(place) })
     }
 
     /// Writes an entry, old or new. Under the segment's lock.
-    pub(crate) fn put(&self, key: Key, word: Word, node: u32) {
-        let hash = self.hash(key);
+    pub(crate) fn put(&self, hash: u64, key: Key, word: Word, node: u32) {
         let shard = &self.shards[Self::shard_of(hash)];
         let mut core = shard.lock();
         while !core.put(hash, key, word, node) {
@@ -175,8 +175,7 @@ impl Shards {
     }
 
     /// Removes an entry. Under the segment's lock.
-    pub(crate) fn kill(&self, key: Key) {
-        let hash = self.hash(key);
+    pub(crate) fn kill(&self, hash: u64, key: Key) {
         let shard = &self.shards[Self::shard_of(hash)];
         let mut core = shard.lock();
         core.kill(hash, key);
@@ -229,7 +228,7 @@ mod tests {
         let small = shards.bytes();
         let many = if cfg!(miri) { 2_000 } else { 40_000 };
         for n in 0..many {
-            shards.put(key(n), word(n), n as u32);
+            shards.put(shards.hash(key(n)), key(n), word(n), n as u32);
         }
         for n in 0..many {
             let found = shards.find(key(n)).unwrap();
@@ -240,8 +239,8 @@ mod tests {
         let (full, epoch) = (shards.bytes(), shards.epoch());
         assert!(full < small + many as usize * 64, "{full} bytes");
         for n in 0..many - 10 {
-            shards.kill(key(n));
-            shards.kill(key(n));
+            shards.kill(shards.hash(key(n)), key(n));
+            shards.kill(shards.hash(key(n)), key(n));
         }
         assert!(shards.epoch() > epoch);
         assert!(shards.bytes() < full / 4);
@@ -255,9 +254,9 @@ mod tests {
     fn a_stream_of_strangers_does_not_fill_it_up() {
         let shards = Shards::new(None);
         for n in 0..if cfg!(miri) { 3_000 } else { 100_000 } {
-            shards.put(key(n), word(n), 0);
+            shards.put(shards.hash(key(n)), key(n), word(n), 0);
             if n >= 100 {
-                shards.kill(key(n - 100));
+                shards.kill(shards.hash(key(n - 100)), key(n - 100));
             }
         }
         assert!(shards.bytes() < 64 * 1024, "{} bytes", shards.bytes());
