@@ -147,7 +147,8 @@ impl<C: Cell> Bucket<C> {
             if found == 0 {
                 return if before.turned_away() { Err(TurnedAway) } else { Ok(Word::DEAD) };
             }
-            // One, two or four.
+            // One, two or four; more than one bit if the key changed slots between two of the
+            // comparisons. Whichever word is taken then, the changes say so.
             let word = Word::from_raw(self.words[(found >> 1).min(WAYS - 1)].get());
             if self.state().changes() == before.changes() {
                 return Ok(word);
