@@ -15,6 +15,8 @@ use fdb::{
 };
 
 const SEGMENTS: [SegmentId; 2] = [SegmentId(0), SegmentId(65_535)];
+/// Learned entries of both together: fewer than their own limits allow.
+const MAX_ENTRIES: u32 = 600;
 
 fn station(n: u64) -> StationMac {
     MacAddr::from_bits(0x0200_0000_0000 | n).station().unwrap()
@@ -71,7 +73,8 @@ fn nobody_sees_a_place_that_is_not_the_stations() {
     // What the readers find at the least: the learners go on until then, within reason.
     const ENOUGH: u64 = if cfg!(miri) { 0 } else { 5000 };
     let damping = Damping { moves: 3, window_ms: 2000, freeze_ms: 1000 };
-    let fdb = Arc::new(Fdb::new(Settings { damping, ..Settings::default() }));
+    let settings = Settings { damping, max_entries: MAX_ENTRIES, ..Settings::default() };
+    let fdb = Arc::new(Fdb::new(settings));
     for segment in SEGMENTS {
         let limits = SegmentLimits { aging_ms: 1500, max_macs: 400, ..SegmentLimits::default() };
         fdb.configure_segment(segment, limits);
@@ -184,8 +187,18 @@ fn settle(fdb: &Fdb, now: u64) {
         let owned: u32 = fdb.owners(segment).iter().map(|(_, count)| count).sum();
         assert_eq!(owned, counts.learned);
     }
+    let learned: u32 = SEGMENTS.iter().map(|segment| fdb.counts(*segment).learned).sum();
+    assert!(learned <= MAX_ENTRIES);
     assert_eq!(fdb.flush(Scope::all().with_pinned()), rows.len());
     assert_eq!(fdb.entries(Tick(now)), []);
+    // Every place among all entries was given back, and none twice: so many are free again.
+    fdb.configure_segment(SEGMENTS[0], SegmentLimits::default());
+    for n in 0..=MAX_ENTRIES {
+        let dest = place(SEGMENTS[0], 1, 0);
+        let learn = fdb.learn(SEGMENTS[0], station(n.into()), dest, Tick(now));
+        let evicted = (n == MAX_ENTRIES).then_some(dest);
+        assert_eq!(learn, Learn::New { evicted }, "the {n}th");
+    }
 }
 
 /// A station moves and tells everyone; who has heard must find it there or further, while
