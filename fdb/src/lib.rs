@@ -24,8 +24,11 @@
 //! Time is an argument ([`Tick`]) and kept in tenths of a second.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod checked;
 mod damping;
 mod edit;
+mod epoch;
 mod fdb;
 mod learn;
 mod ledger;

@@ -22,7 +22,7 @@
 //! An entry stays in its slot as long as it lives, so a reader finds it whoever else comes and
 //! goes. A larger table is filled under the shard's lock and published whole; who still reads the
 //! old one sees the state of the moment before. What is written after the publication is visible
-//! to a reader that looks at the epoch first (see [`crate::shard`]).
+//! to a reader that looks at the epoch first (see [`crate::epoch`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +40,8 @@ pub(crate) trait Cell: Default {
     fn set(&self, value: u64);
     /// Writes `new` where `old` stands; otherwise nothing happens.
     fn replace(&self, old: u64, new: u64);
+    /// Adds one, after all that was written before.
+    fn add_one(&self);
 }
 
 impl Cell for AtomicU64 {
@@ -56,6 +58,10 @@ impl Cell for AtomicU64 {
     fn replace(&self, old: u64, new: u64) {
         // Losing to another writer is fine: every caller's write is a hint.
         let _ = self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    fn add_one(&self) {
+        self.fetch_add(1, Ordering::Release);
     }
 }
 
