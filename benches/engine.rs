@@ -120,8 +120,7 @@ fn frame(dst: MacAddr, src: u32, payload: usize, vlan: Option<u16>) -> Vec<u8> {
 /// 64 bytes with the frame check sequence.
 const SMALL: usize = 6;
 
-/// Frames that a driver has at hand at once, and what it takes before it comes back to a buffer.
-const BATCH: usize = 32;
+/// Frames after which a driver comes back to a buffer.
 const RING: usize = 256;
 
 fn unicast(c: &mut Criterion) {
@@ -149,21 +148,6 @@ fn unicast(c: &mut Criterion) {
                 bench.engine.from_port(NOW, from, &unit.frame(), &mut bench.sink);
             });
         });
-        group.throughput(Throughput::Elements(BATCH as u64));
-        group.bench_function(BenchmarkId::new("announced", macs), |b| {
-            b.iter(|| {
-                let batch: [usize; BATCH] = std::array::from_fn(|_| {
-                    let at = next(&mut ring);
-                    bench.engine.announce_from_port(from, &ring[at]);
-                    at
-                });
-                for at in batch {
-                    let unit = Contiguous::new(&ring[at], Offload::default());
-                    bench.engine.from_port(NOW, from, &unit.frame(), &mut bench.sink);
-                }
-            });
-        });
-        group.throughput(Throughput::Elements(1));
     }
     group.finish();
 }
