@@ -5,6 +5,7 @@
 //! socket, underlay, workers, ports. From then on one loop (`supervise`) owns all state.
 
 pub mod clock;
+mod cluster_rows;
 mod commands;
 mod lifecycle;
 mod notify;
