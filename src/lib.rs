@@ -7,4 +7,5 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod device;
+pub mod gateway;
 pub mod io;

@@ -116,10 +116,26 @@ impl Netlink {
     /// ENETUNREACH if the next hop is not on the link; EINVAL if the preferred source is no address
     /// of this namespace.
     pub fn add_route(&mut self, link: u32, route: Route) -> Result<(), NetlinkError> {
+        self.add_route_of(link, route, RouteProtocol::Static)
+    }
+
+    /// As [`Self::add_route`], with the name of who made it (rtm_protocol, linux/rtnetlink.h), by
+    /// which it is told from others' routes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::add_route`].
+    pub fn add_route_of(
+        &mut self,
+        link: u32,
+        route: Route,
+        protocol: RouteProtocol,
+    ) -> Result<(), NetlinkError> {
         let object = format!("route {route} on #{link}");
         let ask = Ask { verb: "add", object: &object };
-        let message = RouteNetlinkMessage::NewRoute(route_message(link, route));
-        self.request(ask, message, NLM_F_CREATE | NLM_F_EXCL)
+        let mut message = route_message(link, route);
+        message.header.protocol = protocol;
+        self.request(ask, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Removes a route through a device from the main table.
@@ -128,9 +144,25 @@ impl Netlink {
     ///
     /// [`NetlinkError::is_absent`] if there is no such route.
     pub fn delete_route(&mut self, link: u32, route: Route) -> Result<(), NetlinkError> {
+        self.delete_route_of(link, route, RouteProtocol::Static)
+    }
+
+    /// As [`Self::delete_route`], if it was made under this name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::delete_route`].
+    pub fn delete_route_of(
+        &mut self,
+        link: u32,
+        route: Route,
+        protocol: RouteProtocol,
+    ) -> Result<(), NetlinkError> {
         let object = format!("route {route} on #{link}");
         let ask = Ask { verb: "delete", object: &object };
-        self.request(ask, RouteNetlinkMessage::DelRoute(route_message(link, route)), 0)
+        let mut message = route_message(link, route);
+        message.header.protocol = protocol;
+        self.request(ask, RouteNetlinkMessage::DelRoute(message), 0)
     }
 }
 
