@@ -385,14 +385,12 @@ impl World {
         match at {
             At::Port(name) => {
                 let port = self.engine.topology().port_named(name).unwrap().id;
-                self.engine.announce_from_port(port, bytes);
                 self.engine.from_port(now, port, &unit.frame(), &mut sink);
             }
             At::Vtep(n) => {
                 let vni = Vni::new(VNI).unwrap();
                 let header = vxlan::Header { vni, reserved_bits_set: false };
                 let outer = Outer { peer: vtep_ip(n), header, tos: 0 };
-                self.engine.announce_from_underlay(vni, bytes);
                 self.engine.from_underlay(now, outer, &unit.frame(), &mut sink);
             }
         }
