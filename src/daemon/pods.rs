@@ -3,22 +3,23 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use ipnet::IpNet;
 use switch::{ClusterSpec, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, SegmentSpec};
-use anyhow::Context as _;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::state::Daemon;
-use crate::cluster::feed::{Feed, Identity, Requests};
-use crate::cluster::model::View;
-use crate::cluster::{self};
-use crate::config::{
-    Cluster, Config, Mode, Name, Port, PortMode, Role, Route, Store, derived_mac,
-};
+use crate::cluster::model::{Node, View};
+use crate::cluster::{self, Feed, Identity, Requests};
+use crate::config::{Cluster, Config, Mode, Name, Port, PortMode, Role, Route, Store, derived_mac};
 use crate::control::model::{Done, ObjectOrigin};
 use crate::control::{Answer, Refusal, Reply};
+
+/// How long a start waits for the store's first word.
+const FIRST_VIEW: Duration = Duration::from_millis(500);
 
 /// What the daemon knows of the cluster it is part of.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Pods {
 
     /// The segment of the pods, in the engine's terms.
     pub(super) fn segment(&self, vtep_port: u16) -> SegmentSpec {
-        let Self { config, view } = self;
+        let Self { config, view, .. } = self;
         let mut peers: Vec<SocketAddr> = view.others.values().map(|node| node.vtep).collect();
         peers.sort_unstable();
         let cluster = match config.mode {
@@ -70,13 +71,13 @@ impl Pods {
         }
     }
 
-    fn own<T: Default>(&self, of: impl FnOnce(&crate::cluster::model::Node) -> T) -> T {
+    fn own<T: Default>(&self, of: impl FnOnce(&Node) -> T) -> T {
         self.view.own.as_ref().map(of).unwrap_or_default()
     }
 
     /// The gateway port, once this node has a share of the pods' networks.
     pub(super) fn gateway(&self, node: &Name) -> Option<Port> {
-        let Self { config, view } = self;
+        let Self { config, view, .. } = self;
         let own = view.own.as_ref().filter(|own| !own.pod_cidrs.is_empty())?;
         let name = Name::new(config.gateway.as_str()).ok()?;
         let firsts: Vec<IpAddr> = own.pod_cidrs.iter().map(first).collect();
@@ -138,7 +139,9 @@ pub(super) async fn next(views: Option<&mut watch::Receiver<Arc<View>>>) -> Arc<
 impl Daemon {
     /// Begins to listen to the store. To be called within the runtime. What was known before the
     /// last stop is known again at once.
-    pub(super) fn join_cluster(&mut self) -> anyhow::Result<Option<watch::Receiver<Arc<View>>>> {
+    pub(super) async fn join_cluster(
+        &mut self,
+    ) -> anyhow::Result<Option<watch::Receiver<Arc<View>>>> {
         let vtep = SocketAddr::new(self.underlay.local(), self.config.underlay.port);
         let Some(pods) = &mut self.pods else { return Ok(None) };
         let name = match &pods.config.store {
@@ -149,6 +152,10 @@ impl Daemon {
         let feed = cluster::start(&pods.config, who, &self.config.state.dir).context("cluster")?;
         let mut views = feed.view.clone();
         pods.feed = Some(feed);
+        // A store that is at hand says at once what this node's share is; one that is not is not
+        // waited for.
+        let known = views.wait_for(|view| view.own.is_some());
+        let _ = tokio::time::timeout(FIRST_VIEW, known).await;
         let view = Arc::clone(&views.borrow_and_update());
         self.take_view(view);
         Ok(Some(views))
@@ -242,7 +249,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::cluster::model::Node;
 
     const CONFIG: &str = r#"
         [node]

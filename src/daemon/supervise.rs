@@ -87,7 +87,7 @@ async fn attend(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut notifier = Notifier::new();
     let brought = Arc::clone(&daemon.bringing.bell);
-    let mut views = daemon.join_cluster()?;
+    let mut views = daemon.join_cluster().await?;
     let mut count = 0_u64;
     loop {
         notifier.tell_state(&daemon.readiness());
