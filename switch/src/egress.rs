@@ -45,12 +45,12 @@ impl Egress<'_> {
     /// Hands the frame to every output of `forward`.
     #[inline(always)]
     pub(crate) fn carry_out<R: Remotes>(&self, forward: &Forward<'_, R>, sink: &mut impl Sink) {
-        let frame = &mut Retagged::new(self.frame, self.admitted.ethernet.tag);
+        let retagged = || Retagged::new(self.frame, self.admitted.ethernet.tag);
         match forward {
             Forward::Port { member, mtu } => {
-                sink.to_port(member.port, *mtu, &frame.with(member.vlan));
+                sink.to_port(member.port, *mtu, &retagged().with(member.vlan));
             }
-            Forward::Remote(remote) => self.to_remote(remote.vteps(), frame, sink),
+            Forward::Remote(remote) => self.to_remote(remote.vteps(), &mut retagged(), sink),
             Forward::Flood { members, except, remote } => {
                 let remote = remote.as_ref().map_or(&[][..], Remotes::vteps);
                 Egress { admitted: &self.admitted.clone(), ..*self }
