@@ -139,9 +139,11 @@ impl<'f> Retagged<'f> {
     /// that is replaced stay.
     #[inline]
     pub(crate) fn with(&mut self, wants: Option<VlanId>) -> Frame<'_> {
-        if wants.is_none() && self.has.is_none() {
-            return *self.frame;
-        }
+        if wants.is_none() && self.has.is_none() { *self.frame } else { self.retag(wants) }
+    }
+
+    #[inline(never)]
+    fn retag(&mut self, wants: Option<VlanId>) -> Frame<'_> {
         let (pcp, dei) = self.has.map_or((0, false), |tag| (tag.pcp, tag.dei));
         let wants = wants.map(|vlan| Tag { pcp, dei, ..Tag::new(vlan) });
         if wants == self.has {
