@@ -88,7 +88,8 @@ impl Egress<'_> {
 
     #[inline(always)]
     fn to_remote(&self, vteps: &[VtepId], frame: &mut Retagged<'_>, sink: &mut impl Sink) {
-        let ethernet = &self.admitted.ethernet;
+        // A copy: what is lent to a function lies in memory, on all paths that lead here or elsewhere.
+        let ethernet = &{ self.admitted.ethernet };
         let inet = Inet::at(self.frame.head, ethernet);
         let flow = FlowHash::with(self.frame.head, ethernet, inet.as_ref(), self.seed);
         let tos = inet.map_or(0, |inet| inet.tos);
