@@ -110,6 +110,12 @@ impl Engine {
         self.events.drain(..)
     }
 
+    /// Lets go of memory that only the next frame's look-up would let go of: for a worker that has
+    /// not seen one for a while.
+    pub fn release(&mut self) {
+        self.fdb.release();
+    }
+
     /// Forwards a frame that was read from `port`.
     #[inline]
     pub fn from_port(&mut self, now: Tick, port: PortId, frame: &Frame<'_>, sink: &mut impl Sink) {
