@@ -186,6 +186,11 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            failure_persistence: None,
+            ..Default::default()
+        })]
+
         /// Against a linear scan.
         #[test]
         fn agrees_with_a_linear_scan(

@@ -269,52 +269,73 @@ pub(crate) fn from_gateway() -> Vec<Row> {
 pub(crate) fn from_underlay() -> Vec<Row> {
     let from = |name, n, source, to| via(name, n, udp(source, to).from(GATEWAY_MAC.get()));
     vec![
-        from("its pod to a pod", 2, "10.244.2.9", TWO).to_port("two", 2),
-        from("its pod to a pod, IPv6", 3, "fd44:0:0:3::9", TWO6).to_port("two", 2),
-        from("an exception to a pod", 3, "10.244.2.77", TWO).to_port("two", 2),
-        from("an exception's old place", 2, "10.244.2.77", TWO).drops(Why::SpoofedAddress),
-        from("its node to a pod", 2, "172.16.0.2", TWO).to_port("two", 2),
-        from("its pod to this node", 2, "10.244.2.9", "172.16.0.1").to_port("gw", 1),
-        from("its pod to the gateway port", 2, "10.244.2.9", "10.244.1.1").to_port("gw", 1),
-        from("another node's pod", 2, "10.244.3.9", TWO).drops(Why::SpoofedAddress),
-        from("a pod of this node", 2, "10.244.1.3", TWO).drops(Why::SpoofedAddress),
-        from("this node itself", 2, "10.244.1.1", TWO).drops(Why::SpoofedAddress),
-        from("somebody outside", 2, "198.51.100.1", TWO).drops(Why::SpoofedAddress),
-        from("to a third node", 2, "10.244.2.9", "10.244.3.9").drops(Why::SplitHorizon),
-        from("back where it came from", 2, "10.244.2.9", "10.244.2.8").drops(Why::SplitHorizon),
-        from("to the outside", 2, "10.244.2.9", "198.51.100.1").drops(Why::NoRoute),
-        from("to nobody", 2, "10.244.2.9", "10.244.1.200").drops(Why::NoRoute),
-        from("to nobody's podCIDR", 2, "10.244.2.9", "10.244.9.1").drops(Why::NoRoute),
-        from("to a pod that is down", 2, "10.244.2.9", "10.244.1.5").drops(Why::PortDown),
-        from("to this node, gateway port down", 2, "10.244.2.9", "172.16.0.1")
+        from("underlay: its pod to a pod", 2, "10.244.2.9", TWO).to_port("two", 2),
+        from("underlay: its pod to a pod, IPv6", 3, "fd44:0:0:3::9", TWO6).to_port("two", 2),
+        from("underlay: an exception to a pod", 3, "10.244.2.77", TWO).to_port("two", 2),
+        from("underlay: an exception's old place", 2, "10.244.2.77", TWO)
+            .drops(Why::SpoofedAddress),
+        from("underlay: its node to a pod", 2, "172.16.0.2", TWO).to_port("two", 2),
+        from("underlay: its pod to this node", 2, "10.244.2.9", "172.16.0.1").to_port("gw", 1),
+        from("underlay: its pod to the gateway port", 2, "10.244.2.9", "10.244.1.1")
+            .to_port("gw", 1),
+        from("underlay: another node's pod", 2, "10.244.3.9", TWO).drops(Why::SpoofedAddress),
+        from("underlay: a pod of this node", 2, "10.244.1.3", TWO).drops(Why::SpoofedAddress),
+        from("underlay: this node itself", 2, "10.244.1.1", TWO).drops(Why::SpoofedAddress),
+        from("underlay: somebody outside", 2, "198.51.100.1", TWO).drops(Why::SpoofedAddress),
+        from("underlay: to a third node", 2, "10.244.2.9", "10.244.3.9").drops(Why::SplitHorizon),
+        from("underlay: back where it came from", 2, "10.244.2.9", "10.244.2.8")
+            .drops(Why::SplitHorizon),
+        from("underlay: to the outside", 2, "10.244.2.9", "198.51.100.1").drops(Why::NoRoute),
+        from("underlay: to nobody", 2, "10.244.2.9", "10.244.1.200").drops(Why::NoRoute),
+        from("underlay: to nobody's podCIDR", 2, "10.244.2.9", "10.244.9.1").drops(Why::NoRoute),
+        from("underlay: to a pod that is down", 2, "10.244.2.9", "10.244.1.5").drops(Why::PortDown),
+        from("underlay: to this node, gateway port down", 2, "10.244.2.9", "172.16.0.1")
             .given(gateway_down)
             .drops(Why::PortDown),
-        from("to this node, no gateway port", 2, "10.244.2.9", "172.16.0.1")
+        from("underlay: to this node, no gateway port", 2, "10.244.2.9", "172.16.0.1")
             .given(without_gateway)
             .drops(Why::NoRoute),
-        from("from a stranger", 8, "10.244.2.9", TWO).drops(Why::PeerUnknown),
-        from("from another segment's VTEP", 9, "10.244.2.9", TWO).drops(Why::PeerNotInSegment),
-        from("from this node", 1, "10.244.2.9", TWO).drops(Why::Reflected),
-        via("with a priority tag, through a tunnel", 2, udp("10.244.2.9", TWO).priority())
+        from("underlay: from a stranger", 8, "10.244.2.9", TWO).drops(Why::PeerUnknown),
+        from("underlay: from another segment's VTEP", 9, "10.244.2.9", TWO)
+            .drops(Why::PeerNotInSegment),
+        from("underlay: from this node", 1, "10.244.2.9", TWO).drops(Why::Reflected),
+        via(
+            "underlay: with a priority tag, through a tunnel",
+            2,
+            udp("10.244.2.9", TWO).priority(),
+        )
+        .to_port("two", 2),
+        via("underlay: the last hop is not taken", 2, udp("10.244.2.9", TWO).ttl(1))
             .to_port("two", 2),
-        via("the last hop is not taken", 2, udp("10.244.2.9", TWO).ttl(1)).to_port("two", 2),
-        via("to a pod's MAC", 2, udp("10.244.2.9", TWO).to(mac(2).get())).drops(Why::NotGateway),
-        via("ARP", 2, udp("10.244.2.9", TWO).carrying(0x0806, vec![0; 46])).drops(Why::LinkControl),
-        via("no IP", 2, udp("10.244.2.9", TWO).carrying(0x88b5, vec![0; 46])).drops(Why::NotIp),
-        via("multicast", 2, udp("10.244.2.9", "224.0.0.251").to(MDNS)).drops(Why::LinkControl),
-        via("multicast, where it is flooded", 2, udp("10.244.2.9", "224.0.0.251").to(MDNS))
+        via("underlay: to a pod's MAC", 2, udp("10.244.2.9", TWO).to(mac(2).get()))
+            .drops(Why::NotGateway),
+        via("underlay: ARP", 2, udp("10.244.2.9", TWO).carrying(0x0806, vec![0; 46]))
+            .drops(Why::LinkControl),
+        via("underlay: no IP", 2, udp("10.244.2.9", TWO).carrying(0x88b5, vec![0; 46]))
+            .drops(Why::NotIp),
+        via("underlay: multicast", 2, udp("10.244.2.9", "224.0.0.251").to(MDNS))
+            .drops(Why::LinkControl),
+        via(
+            "underlay: multicast, where it is flooded",
+            2,
+            udp("10.244.2.9", "224.0.0.251").to(MDNS),
+        )
+        .given(flood_multicast)
+        .floods(&["two", "three", "narrow", "loose"], &[]),
+        via("underlay: link-local multicast", 2, udp("fe80::9", "ff02::fb").to(ALL_NODES))
             .given(flood_multicast)
             .floods(&["two", "three", "narrow", "loose"], &[]),
-        via("link-local multicast", 2, udp("fe80::9", "ff02::fb").to(ALL_NODES))
-            .given(flood_multicast)
-            .floods(&["two", "three", "narrow", "loose"], &[]),
-        via("multicast of somebody else", 2, udp("10.244.3.9", "224.0.0.251").to(MDNS))
+        via("underlay: multicast of somebody else", 2, udp("10.244.3.9", "224.0.0.251").to(MDNS))
             .given(flood_multicast)
             .drops(Why::SpoofedAddress),
-        via("unicast in a broadcast frame", 2, udp("10.244.2.9", TWO).to(MacAddr::BROADCAST))
-            .given(flood_multicast)
-            .drops(Why::NotGateway),
-        via("link-local unicast", 2, udp("fe80::9", TWO6)).drops(Why::SpoofedAddress),
+        via(
+            "underlay: unicast in a broadcast frame",
+            2,
+            udp("10.244.2.9", TWO).to(MacAddr::BROADCAST),
+        )
+        .given(flood_multicast)
+        .drops(Why::NotGateway),
+        via("underlay: link-local unicast", 2, udp("fe80::9", TWO6)).drops(Why::SpoofedAddress),
     ]
 }
 
