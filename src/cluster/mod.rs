@@ -6,6 +6,8 @@
 
 mod claims;
 pub mod guard;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod membership;
 pub mod model;
 pub mod rules;
