@@ -9,6 +9,7 @@ mod commands;
 mod lifecycle;
 mod notify;
 mod plan;
+mod pods;
 mod ports;
 mod reload;
 mod rows;
