@@ -46,12 +46,7 @@ pub trait Host {
     /// # Errors
     ///
     /// When that cannot be; nothing is left of it then, but the device if it is still held open.
-    fn add(
-        &mut self,
-        spec: &PortSpec,
-        queues: Vec<OwnedFd>,
-        ifindex: u32,
-    ) -> Result<(), Refused>;
+    fn add(&mut self, spec: &PortSpec, queues: Vec<OwnedFd>, ifindex: u32) -> Result<(), Refused>;
 
     /// Stops forwarding for a port, removes its device, and forgets it. It may be gone.
     ///
@@ -224,10 +219,8 @@ impl Book {
             Request::Status { .. } => Some(|operations| &mut operations.status),
             Request::List { .. } => None,
         };
-        let adds = matches!(
-            request,
-            Request::Reserve(_) | Request::Attach { .. } | Request::Commit
-        );
+        let adds =
+            matches!(request, Request::Reserve(_) | Request::Attach { .. } | Request::Commit);
         let done = self.obey(ticket, request, descriptors, host, now);
         if let Some(tally) = tally {
             let tally = tally(&mut self.operations);
@@ -262,12 +255,7 @@ impl Book {
     /// # Errors
     ///
     /// When the device cannot be removed. All of it stays then.
-    pub fn release(
-        &mut self,
-        key: &Key,
-        host: &mut impl Host,
-        now: Tick,
-    ) -> Result<bool, Refused> {
+    pub fn release(&mut self, key: &Key, host: &mut impl Host, now: Tick) -> Result<bool, Refused> {
         let Some(entry) = self.entries.get(key) else { return Ok(false) };
         if let Stage::Reserved { .. } = entry.stage {
             self.pool.discard(key);
@@ -500,12 +488,7 @@ impl Book {
         Err(out_of_turn("nothing is attached"))
     }
 
-    fn check(
-        &self,
-        key: &Key,
-        expected: &Expected,
-        host: &impl Host,
-    ) -> Result<Answer, Refused> {
+    fn check(&self, key: &Key, expected: &Expected, host: &impl Host) -> Result<Answer, Refused> {
         checked(key)?;
         let entry = self.entries.get(key);
         let row = entry.and_then(|entry| host.pod(&entry.port));
@@ -513,9 +496,8 @@ impl Book {
             let message = format!("{key} is not attached");
             return Err(Refused::new(RefusedKind::NotFound, message));
         };
-        let differs = |what: String| {
-            Err(Refused::new(RefusedKind::Differs, format!("{key}: {what}")))
-        };
+        let differs =
+            |what: String| Err(Refused::new(RefusedKind::Differs, format!("{key}: {what}")));
         if let Some(trouble) = row.trouble {
             return differs(format!("its port is down: {trouble}"));
         }
@@ -576,8 +558,7 @@ impl Book {
         }
         let free = counts.capacity.saturating_sub(counts.used);
         if free == 0 {
-            let ranges: Vec<String> =
-                self.pool.ranges().iter().map(ToString::to_string).collect();
+            let ranges: Vec<String> = self.pool.ranges().iter().map(ToString::to_string).collect();
             let (ranges, capacity) = (ranges.join(" and "), counts.capacity);
             return Err(refused(PoolError::Full { ranges, capacity }));
         }

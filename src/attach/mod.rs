@@ -23,7 +23,7 @@ pub use key::{Key, KeyError};
 pub use pod::{HostPort, Ipam, Pod, Protocol, gateways, mac_of, neighbours, routes};
 pub use pool::{AddressRow, AddressState, Counts, Pool, PoolError, RangeError};
 pub use server::{Ask, Server};
-pub use tombstone::{Tombstone, Tombstones};
+pub use tombstone::{Found, Tombstone, Tombstones};
 
 /// Where the socket is unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tapestry/attach.sock";

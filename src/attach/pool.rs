@@ -327,10 +327,9 @@ impl Pool {
             }
         }
         let oldest = rested.into_iter().min_by_key(|(index, freed)| (*freed, *index));
-        oldest.map(|(index, _)| index).ok_or_else(|| PoolError::Full {
-            ranges: self.shown(),
-            capacity: self.capacity(),
-        })
+        oldest
+            .map(|(index, _)| index)
+            .ok_or_else(|| PoolError::Full { ranges: self.shown(), capacity: self.capacity() })
     }
 
     /// The wanted addresses, and that of the other family if it is not among them.
@@ -435,9 +434,7 @@ impl Range {
     /// The index of an address of the range; `None` for those that are beyond all indices.
     fn index_of(&self, address: IpAddr) -> Option<u32> {
         match (self.net, address) {
-            (IpNet::V4(net), IpAddr::V4(ip)) => {
-                u32::from(ip).checked_sub(u32::from(net.network()))
-            }
+            (IpNet::V4(net), IpAddr::V4(ip)) => u32::from(ip).checked_sub(u32::from(net.network())),
             (IpNet::V6(net), IpAddr::V6(ip)) => {
                 u32::try_from(u128::from(ip).checked_sub(u128::from(net.network()))?).ok()
             }

@@ -1,7 +1,7 @@
 //! The daemon's end of the socket.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
@@ -88,7 +89,9 @@ impl Server {
     /// When the socket cannot be handed to the runtime. What goes wrong with one client ends only
     /// that client's connection.
     pub async fn serve(self, handle: Handle, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let listener = AsyncFd::new(self.listener.try_clone()?)?;
+        // Readiness is the same for every kind of socket; tokio has no type for this one.
+        let listener: OwnedFd = self.listener.try_clone()?.into();
+        let listener = UnixListener::from_std(listener.into())?;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut next = 0;
         tokio::pin!(stop);
@@ -149,24 +152,17 @@ fn clear(path: &Path, address: &SockAddr) -> io::Result<()> {
 }
 
 async fn accept(
-    listener: &AsyncFd<Socket>,
+    listener: &UnixListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(Socket, OwnedSemaphorePermit)> {
+) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    loop {
-        let mut ready = listener.readable().await?;
-        let accepted = ready.try_io(|listener| listener.get_ref().accept());
-        if let Ok(accepted) = accepted {
-            let (socket, _) = accepted?;
-            socket.set_nonblocking(true)?;
-            return Ok((socket, place));
-        }
-    }
+    let (socket, _) = listener.accept().await?;
+    Ok((socket, place))
 }
 
 /// Whether a client is root or the daemon's own user. The socket's mode says the same; but a mode
 /// can be changed.
-fn is_trusted(socket: &Socket) -> bool {
+fn is_trusted(socket: &UnixStream) -> bool {
     let own = nix::unistd::geteuid().as_raw();
     match getsockopt(socket, PeerCredentials) {
         Ok(peer) if peer.uid() == 0 || peer.uid() == own => true,
@@ -181,21 +177,17 @@ fn is_trusted(socket: &Socket) -> bool {
     }
 }
 
-async fn one(socket: Socket, ticket: Ticket, handle: Handle, place: OwnedSemaphorePermit) {
-    match AsyncFd::new(socket) {
-        Ok(socket) => {
-            if let Err(error) = converse(&socket, ticket, &handle).await {
-                debug!(fd = socket.as_raw_fd(), %error, "an attachment connection ended early");
-            }
-        }
-        Err(error) => warn!("attachment socket: {error}"),
+async fn one(socket: UnixStream, ticket: Ticket, handle: Handle, place: OwnedSemaphorePermit) {
+    if let Err(error) = converse(&socket, ticket, &handle).await {
+        debug!(?ticket, %error, "an attachment connection ended early");
     }
+    // What was begun is taken back before the client can see that the connection has ended.
     let _ = handle.ask(|reply| Command::Attach(Ask::End(ticket), reply)).await;
-    drop(place);
+    drop((socket, place));
 }
 
 /// Answers one request after the other until the client goes away.
-async fn converse(socket: &AsyncFd<Socket>, ticket: Ticket, handle: &Handle) -> io::Result<()> {
+async fn converse(socket: &UnixStream, ticket: Ticket, handle: &Handle) -> io::Result<()> {
     loop {
         let message = tokio::time::timeout(PATIENCE, receive(socket)).await??;
         let Some(Message { bytes, descriptors }) = message else { return Ok(()) };
@@ -217,20 +209,22 @@ async fn converse(socket: &AsyncFd<Socket>, ticket: Ticket, handle: &Handle) -> 
     }
 }
 
-async fn receive(socket: &AsyncFd<Socket>) -> io::Result<Option<Message>> {
+async fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
     loop {
-        let mut ready = socket.readable().await?;
-        if let Ok(received) = ready.try_io(|socket| wire::receive(socket.get_ref().as_fd())) {
-            return received;
+        socket.readable().await?;
+        match socket.try_io(Interest::READABLE, || wire::receive(socket.as_fd())) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            received => return received,
         }
     }
 }
 
-async fn send(socket: &AsyncFd<Socket>, bytes: &[u8]) -> io::Result<()> {
+async fn send(socket: &UnixStream, bytes: &[u8]) -> io::Result<()> {
     loop {
-        let mut ready = socket.writable().await?;
-        if let Ok(sent) = ready.try_io(|socket| wire::send(socket.get_ref().as_fd(), bytes, &[])) {
-            return sent;
+        socket.writable().await?;
+        match socket.try_io(Interest::WRITABLE, || wire::send(socket.as_fd(), bytes, &[])) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return sent,
         }
     }
 }

@@ -35,6 +35,15 @@ pub struct Tombstone {
     pub boot_id: String,
 }
 
+/// What is in the directory.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The tombstones and their files.
+    pub good: Vec<(PathBuf, Tombstone)>,
+    /// Files that are none, and why.
+    pub bad: Vec<(PathBuf, String)>,
+}
+
 /// The tombstones of a state directory.
 #[derive(Clone, Debug)]
 pub struct Tombstones {
@@ -67,29 +76,29 @@ impl Tombstones {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// All that were left, with their files. What is none is among the second, with the reason.
+    /// All that were left, with their files.
     ///
     /// # Errors
     ///
     /// If the directory is there and cannot be read.
-    pub fn read(&self) -> io::Result<(Vec<(PathBuf, Tombstone)>, Vec<(PathBuf, String)>)> {
+    pub fn read(&self) -> io::Result<Found> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
             Err(error) => return Err(error),
         };
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        let mut found = Found::default();
         for entry in entries.take(MAX_FILES) {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != SUFFIX) {
                 continue;
             }
             match read(&path) {
-                Ok(tombstone) => good.push((path, tombstone)),
-                Err(reason) => bad.push((path, reason)),
+                Ok(tombstone) => found.good.push((path, tombstone)),
+                Err(reason) => found.bad.push((path, reason)),
             }
         }
-        Ok((good, bad))
+        Ok(found)
     }
 
     /// Removes one that has been acted upon. It may be gone.
@@ -161,20 +170,20 @@ mod tests {
     fn what_was_left_is_found_once_however_often_it_was_left() {
         let dir = tempdir().unwrap();
         let stones = Tombstones::of(&dir.path().join("not/there"));
-        assert_eq!(stones.read().unwrap().0, []);
+        assert_eq!(stones.read().unwrap().good, []);
         let (one, two) = (tombstone("a"), tombstone("b"));
         for stone in [&one, &two, &one] {
             stones.leave(stone).unwrap();
         }
-        let mut found = stones.read().unwrap().0;
+        let mut found = stones.read().unwrap().good;
         found.sort_by(|a, b| a.1.key.cmp(&b.1.key));
         assert_eq!(found.iter().map(|(_, stone)| stone).collect::<Vec<_>>(), [&one, &two]);
         stones.remove(&found[0].0);
         stones.remove(&found[0].0);
-        assert_eq!(stones.read().unwrap().0.len(), 1);
+        assert_eq!(stones.read().unwrap().good.len(), 1);
         stones.remove_all().unwrap();
         stones.remove_all().unwrap();
-        assert_eq!(stones.read().unwrap().0, []);
+        assert_eq!(stones.read().unwrap().good, []);
     }
 
     #[test]
@@ -182,7 +191,7 @@ mod tests {
         let dir = tempdir().unwrap();
         let stones = Tombstones::of(dir.path());
         stones.leave(&tombstone("a")).unwrap();
-        let whole = fs::read(&stones.read().unwrap().0[0].0).unwrap();
+        let whole = fs::read(&stones.read().unwrap().good[0].0).unwrap();
         let place = |name: &str| dir.path().join(DIR).join(name);
         fs::write(place("half.json"), &whole[..whole.len() / 2]).unwrap();
         fs::write(place("long.json"), vec![b' '; 5000]).unwrap();
@@ -190,7 +199,7 @@ mod tests {
         fs::write(place("evil.json"), evil).unwrap();
         // One that is still being written is not looked at.
         fs::write(place("aside.4711"), "{").unwrap();
-        let (good, bad) = stones.read().unwrap();
+        let Found { good, bad } = stones.read().unwrap();
         assert_eq!((good.len(), bad.len()), (1, 3));
     }
 }

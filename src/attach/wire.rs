@@ -32,7 +32,8 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Message>> {
     let mut bytes = vec![0; MAX_MESSAGE + 1];
     let got = sys::receive_with_rights(socket, &mut bytes)?;
     if got.truncated || got.len > MAX_MESSAGE {
-        let message = format!("a message is longer than {MAX_MESSAGE} bytes, or descriptors are lost");
+        let message =
+            format!("a message is longer than {MAX_MESSAGE} bytes, or descriptors are lost");
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     bytes.truncate(got.len);

@@ -9,6 +9,7 @@ use super::model::{
     DropRow, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PeerRow, PortRow, Readiness,
     ReloadReport, SegmentRow, Status,
 };
+use crate::attach::{Ask, protocol};
 use crate::config::PortSpec;
 
 /// What a command comes back with.
@@ -63,6 +64,8 @@ pub enum Command {
         /// The answer.
         reply: Reply<Vec<DropRow>>,
     },
+    /// Do what was asked for on the attachment socket.
+    Attach(Ask, Reply<protocol::Answer>),
     /// Read the configuration again and apply what changed.
     Reload(Reply<ReloadReport>),
 }

@@ -34,12 +34,17 @@ impl Daemon {
             }
             Command::FdbFlush(scope, reply) => drop(reply.send(self.fdb_flush(&scope))),
             Command::Drops { all, reply } => drop(reply.send(Ok(self.drop_rows(all)))),
+            Command::Attach(ask, reply) => drop(reply.send(Ok(self.attach_ask(ask)))),
             Command::Reload(reply) => drop(reply.send(self.reload())),
         }
     }
 
     fn port_add(&mut self, spec: &PortSpec, origin: ObjectOrigin) -> Answer<PortRow> {
         self.finish_bringing();
+        if spec.pod.is_some() {
+            let message = "attachments are made through the attachment socket";
+            return Err(Refusal::invalid(message).at("pod"));
+        }
         if self.ports.contains_key(&spec.name) {
             let message = format!("there is a port \"{}\" already", spec.name);
             return Err(Refusal::refused(message).at("name"));
@@ -74,7 +79,12 @@ impl Daemon {
             );
             return Err(Refusal::refused(message));
         }
+        let pod = attachment.port.pod.as_ref().map(|pod| pod.key.clone());
         self.finish_bringing();
+        if let Some(key) = pod {
+            // With its addresses, which another pod may have then.
+            return self.release_pod(&key);
+        }
         let removed = self.remove_ports(&[name.to_owned()]);
         removed.into_iter().collect::<Result<(), _>>().map_err(Refusal::failed)?;
         info!(port = name, "removed");

@@ -87,6 +87,7 @@ impl Pods {
             neighbours: firsts.iter().map(|one| (gateway_of(*one), GATEWAY_MAC)).collect(),
             mtu: None,
             role: Role::Gateway,
+            pod: None,
         })
     }
 

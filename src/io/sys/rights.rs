@@ -55,9 +55,8 @@ pub fn send_with_rights(
     loop {
         // SAFETY: the header points to `parts` and `control`, which outlive the call; `IoSlice` is
         // ABI-compatible with `iovec`, and the kernel only reads through it.
-        let sent = unsafe {
-            libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL)
-        };
+        let sent =
+            unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
         match io::Error::last_os_error() {
             _ if sent >= 0 => return Ok(()),
             error if error.kind() == io::ErrorKind::Interrupted => {}
@@ -93,9 +92,8 @@ pub fn receive_with_rights(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Res
     header.msg_controllen = size_of_val(&control) as _;
     let len = loop {
         // SAFETY: the header points to `part`, `buffer` and `control`, which outlive the call.
-        let len = unsafe {
-            libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC)
-        };
+        let len =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
         match (usize::try_from(len), io::Error::last_os_error()) {
             (Ok(len), _) => break len,
             (Err(_), error) if error.kind() == io::ErrorKind::Interrupted => {}
