@@ -97,6 +97,7 @@ impl Pods {
             neighbours: firsts.iter().map(|one| (gateway_of(*one), GATEWAY_MAC)).collect(),
             mtu: None,
             role: Role::Gateway,
+            pod: None,
         })
     }
 
@@ -190,7 +191,7 @@ impl Daemon {
     }
 
     fn node_to_release(&self, name: Option<String>) -> Answer<(String, Requests)> {
-        let pods = self.pods()?;
+        let pods = self.cluster()?;
         let own = self.config.node.name.as_str();
         let name = name.unwrap_or_else(|| own.to_owned());
         let held = self.ports.values().filter(|held| matches!(held.port.role, Role::Pod { .. }));
