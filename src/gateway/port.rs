@@ -84,17 +84,23 @@ const fn next_hop(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How the kernel is to take what comes out of the device, as `net.ipv4.conf.DEVICE.*`: forwarded; a
-/// source accepted though the route to it leads elsewhere (as to a node's own address, or to one
-/// that is reached by a plain route); and a connection to 127.0.0.1 may be turned to a pod.
+/// Sets how the kernel takes what comes out of the device: it is forwarded; a source is accepted
+/// though the route to it leads elsewhere (as to a node's own address, or to one that is reached by
+/// a plain route); and a connection to the node's own loopback may be turned to a pod. For that,
+/// IPv4 has a setting and IPv6 wants a route by which an answer is for `::1`; what a pod itself sends
+/// there is dropped by the rules and by the kernel.
 ///
 /// # Errors
 ///
-/// The kernel's refusal.
+/// The kernel's refusal; a kernel without IPv6 is none.
 pub fn tune(netlink: &mut Netlink, device: u32) -> Result<(), NetlinkError> {
     let mut conf = InetDevConf::default();
     (conf.forwarding, conf.rp_filter, conf.route_localnet) = (1, 2, 1);
-    netlink.set_ipv4_conf(device, conf)
+    netlink.set_ipv4_conf(device, conf)?;
+    match netlink.add_local_route(device, Ipv6Addr::LOCALHOST.into()) {
+        Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => Ok(()),
+        done => done,
+    }
 }
 
 #[cfg(test)]
