@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use lab::cases;
 
+#[path = "netns/cluster.rs"]
+mod cluster;
 #[path = "netns/common.rs"]
 mod common;
 #[path = "netns/fairness.rs"]
@@ -52,6 +54,9 @@ fn main() -> ExitCode {
             broadcast_multicast_and_unknown_unicast_reach_each_pod_once,
             a_flush_forgets_and_traffic_teaches_again,
             idle_pods_cost_no_cpu,
+        ]),
+        &cases!(cluster, needs LAN, [
+            nodes_reach_each_others_gateways,
         ]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(settings, needs LAN, [

@@ -36,9 +36,7 @@ impl Daemon {
             Command::FdbFlush(scope, reply) => drop(reply.send(self.fdb_flush(&scope))),
             Command::Drops { all, reply } => drop(reply.send(Ok(self.drop_rows(all)))),
             Command::NodeList(reply) => drop(reply.send(self.node_rows())),
-            Command::NodeRelease(_, reply) => {
-                drop(reply.send(self.pods().map(|_| Done::default())))
-            }
+            Command::NodeRelease(name, reply) => self.node_release(name, reply),
             Command::PodList(reply) => drop(reply.send(self.pods().map(|_| Vec::new()))),
             Command::IpList(reply) => drop(reply.send(self.pods().map(|_| Vec::new()))),
             Command::IpRelease(_, reply) => drop(reply.send(self.pods().map(|_| Done::default()))),

@@ -42,6 +42,7 @@ use crate::device::journal::{self, Journal, Origin};
 use crate::io::port::PortQueue;
 use clock::Clock;
 use plan::DeviceRules;
+use pods::Pods;
 use ports::Devices;
 use state::{Daemon, Parts};
 use supervise::Desk;
@@ -97,6 +98,7 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let config_path = config_path.to_owned();
     let parts = Parts { config_path, config, clock, fdb, workers, devices, underlay };
     let mut daemon = Daemon::new(parts);
+    daemon.pods = Pods::new(&daemon.config);
     daemon.start_ports();
     // Last: what came meanwhile waits in the sockets, and by now there is somebody to have it.
     daemon.hand_out_underlay(&daemon.config.clone());

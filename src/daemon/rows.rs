@@ -374,6 +374,9 @@ impl Daemon {
     pub(super) fn readiness(&self) -> Readiness {
         let mut pending: Vec<String> =
             self.underlay.trouble.iter().map(|trouble| format!("underlay: {trouble}")).collect();
+        if self.pods.as_ref().is_some_and(|pods| pods.view.own.is_none()) {
+            pending.push("cluster: no share of the pods' networks yet".to_owned());
+        }
         for (name, attachment) in &self.ports {
             if let Device::Down { reason, absent: false } = &attachment.device {
                 pending.push(format!("port {name}: {reason}"));

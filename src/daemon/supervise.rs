@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::notify::Notifier;
 use super::plan;
+use super::pods;
 use super::ports::Device;
 use super::state::Daemon;
 use super::underlay::Moved;
@@ -64,6 +65,7 @@ async fn serve(mut daemon: Daemon, desk: Desk) -> (Daemon, anyhow::Result<()>) {
     let server = tokio::spawn(socket.serve(handle.clone(), stopped(&stop)));
     let listener = metrics.map(|metrics| tokio::spawn(metrics.serve(handle, stopped(&stop))));
     let outcome = attend(&mut daemon, &mut inbox, &news, &bell).await;
+    daemon.leave_cluster().await;
     stop.notify_waiters();
     server.abort();
     if let Some(listener) = listener {
@@ -85,6 +87,7 @@ async fn attend(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut notifier = Notifier::new();
     let brought = Arc::clone(&daemon.bringing.bell);
+    let mut views = daemon.join_cluster().await?;
     let mut count = 0_u64;
     loop {
         notifier.tell_state(&daemon.readiness());
@@ -103,6 +106,10 @@ async fn attend(
                 }
             }
             () = bell.notified() => daemon.take_all(news)?,
+            view = pods::next(views.as_mut()) => {
+                daemon.take_all(news)?;
+                daemon.take_view(view);
+            }
             () = brought.notified() => {
                 daemon.take_all(news)?;
                 daemon.take_brought();
@@ -184,6 +191,7 @@ impl Daemon {
             self.hand_out_underlay(&self.config.clone());
         }
         if moved != Moved::No {
+            self.tell_cluster();
             self.follow_overlay_mtu();
             self.apply();
         }
