@@ -7,3 +7,4 @@ pub mod control;
 pub mod daemon;
 pub mod device;
 pub mod io;
+pub mod privilege;
