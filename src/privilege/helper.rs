@@ -1,9 +1,11 @@
 //! The process with the capabilities: it listens, looks who asks, and does verbs.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Uid, User, chown, geteuid};
@@ -63,7 +67,8 @@ pub fn run(path: &Path, user: &str) -> anyhow::Result<()> {
         Some(fd) => (Socket::from(fd), None),
         None => {
             let at = || format!("socket {}", path.display());
-            (bind(path, owner).with_context(at)?, Some(path.to_owned()))
+            let (socket, lock) = bind(path, owner).with_context(at)?;
+            (socket, Some((path, lock)))
         }
     };
     // Before any thread starts: all of them inherit what is blocked.
@@ -77,7 +82,7 @@ pub fn run(path: &Path, user: &str) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let _ = signals.wait();
     // Nothing is kept that would have to be put down: who waits for an answer asks the next one.
-    if let Some(path) = own {
+    if let Some((path, _lock)) = own {
         let _ = std::fs::remove_file(path);
     }
     Ok(())
@@ -100,7 +105,7 @@ fn uid_of(user: &str) -> anyhow::Result<u32> {
 }
 
 /// Binds the socket for its one user to connect to. One that nobody listens on is replaced.
-fn bind(path: &Path, owner: u32) -> io::Result<Socket> {
+fn bind(path: &Path, owner: u32) -> io::Result<(Socket, Flock<File>)> {
     let give = |path: &Path| match geteuid().as_raw() == owner {
         true => Ok(()),
         false => chown(path, Some(Uid::from_raw(owner)), None),
@@ -111,29 +116,35 @@ fn bind(path: &Path, owner: u32) -> io::Result<Socket> {
         give(dir)?;
     }
     let address = SockAddr::unix(path)?;
-    clear(path, &address)?;
+    let lock = clear(path)?;
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
     socket.bind(&address)?;
     std::fs::set_permissions(path, Permissions::from_mode(MODE))?;
     give(path)?;
     socket.listen(BACKLOG)?;
-    Ok(socket)
+    Ok((socket, lock))
 }
 
-fn clear(path: &Path, address: &SockAddr) -> io::Result<()> {
+/// Removes a socket that nobody listens on. That is told by the lock beside it, which its listener
+/// holds for life: without CAP_DAC_OVERRIDE not even root may connect to another user's socket.
+fn clear(path: &Path) -> io::Result<Flock<File>> {
     match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Ok(there) if there.file_type().is_socket() => {}
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is no socket")),
-        Err(error) => return Err(error),
-    }
-    let probe = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    match probe.connect(address) {
-        Ok(()) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another helper listens on it")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
+        Ok(there) if !there.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is no socket"));
         }
-        Err(error) => Err(error),
+        _ => {}
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).mode(MODE).open(&beside)?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        let taken = io::Error::new(io::ErrorKind::AddrInUse, "another helper listens on it");
+        if errno == Errno::EWOULDBLOCK { taken } else { errno.into() }
+    })?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(lock),
     }
 }
 
@@ -203,7 +214,6 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
