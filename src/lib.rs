@@ -9,3 +9,4 @@ pub mod daemon;
 pub mod device;
 pub mod gateway;
 pub mod io;
+pub mod privilege;
