@@ -11,3 +11,4 @@ pub mod daemon;
 pub mod device;
 pub mod gateway;
 pub mod io;
+pub mod privilege;

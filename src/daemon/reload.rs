@@ -171,6 +171,7 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Answer<()> {
         ("control.socket", before.control == after.control),
         ("metrics.listen", before.metrics == after.metrics),
         ("state.dir", before.state == after.state),
+        ("privilege.helper", before.privilege == after.privilege),
         ("offload", before.offload == after.offload),
         ("underlay.workers", under.workers == over.workers),
         ("underlay.udp_checksum", under.udp_checksum == over.udp_checksum),

@@ -12,9 +12,9 @@ use super::state::Daemon;
 use crate::config::{Dscp, Local, PortMode, Toggle};
 use crate::control::metrics::Snapshot;
 use crate::control::model::{
-    BufferStatus, DropRow, FdbCounts, FdbRow, ObjectOrigin, OffloadRow, OffloadState, PeerRow,
-    PortRow, PortState, Readiness, SegmentRow, Status, Steering, Totals, Traffic, TrunkRow,
-    UnderlayStatus, WorkerRow,
+    BufferStatus, DropRow, FdbCounts, FdbRow, HelperStatus, ObjectOrigin, OffloadRow, OffloadState,
+    PeerRow, PortRow, PortState, Readiness, SegmentRow, Status, Steering, Totals, Traffic,
+    TrunkRow, UnderlayStatus, WorkerRow,
 };
 use crate::device::steering;
 
@@ -300,6 +300,10 @@ impl Daemon {
                     receive: count(offloads.receive_buffer),
                     send: count(offloads.send_buffer),
                 }
+            }),
+            helper: self.devices.hands.helper().map(|socket| HelperStatus {
+                socket: socket.display().to_string(),
+                trouble: self.devices.hands.trouble(),
             }),
             totals: self.totals(),
             cluster: self.cluster_status(),

@@ -179,6 +179,9 @@ impl Daemon {
     fn tick(&mut self, count: u64) {
         self.flush_again();
         self.fdb.expire(self.clock.tick(), EXPIRE_BUDGET);
+        if self.devices.hands.is_back() {
+            self.retry_at_once();
+        }
         self.watch_namespaces(count);
         self.watch_attachments();
         if self.underlay_may_have_moved(count) {

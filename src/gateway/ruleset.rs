@@ -18,7 +18,7 @@ use super::mapping::Mapping;
 use super::port::gateway_addresses;
 use super::ways::Ways;
 use crate::cluster::model::{Node, View};
-use crate::config::cluster::Cluster;
+use crate::config::Cluster;
 
 /// The family and name of the table.
 pub const TABLE: &str = "inet tapestry";
@@ -245,29 +245,24 @@ fn chains(device: &str, vtep: SocketAddr, masquerade: bool) -> String {
 pub(crate) mod fixture {
     use super::*;
     use crate::cluster::model::Exception;
-    use crate::config::cluster::{Mode, Network, Store};
-    use std::time::Duration;
 
     /// A cluster of both families.
     pub(crate) fn cluster() -> Cluster {
-        let network = |net: &str, node_prefix| Network { net: net.parse().unwrap(), node_prefix };
-        Cluster {
-            name: "pods".parse().unwrap(),
-            networks: vec![network("10.42.0.0/16", 24), network("fd42::/48", 64)],
-            vni: 4096.try_into().unwrap(),
-            mode: Mode::Tunnel,
-            direct_routing: false,
-            flood_multicast: false,
-            gateway: "tapestry0".parse().unwrap(),
-            masquerade: true,
-            non_masquerade: vec!["172.16.0.0/12".parse().unwrap()],
-            service_networks: vec!["10.96.0.0/12".parse().unwrap()],
-            addresses: Vec::new(),
-            rest: Duration::from_secs(60),
-            attach: "/run/tapestry/attach.sock".into(),
-            conflist: None,
-            store: Store::Static(Vec::new()),
-        }
+        let text = r#"
+            [node]
+            name = "a"
+            [underlay]
+            address = "192.0.2.1"
+            [cluster]
+            network = ["10.42.0.0/16", "fd42::/48"]
+            non_masquerade = ["172.16.0.0/12"]
+            service_networks = ["10.96.0.0/12"]
+            [[cluster.node]]
+            name = "a"
+            address = "192.0.2.1"
+            pod_cidrs = ["10.42.0.0/24", "fd42::/64"]
+            "#;
+        crate::config::Config::parse(text).unwrap().cluster.unwrap()
     }
 
     pub(crate) fn node(name: &str, number: u8, vtep: &str) -> Node {
@@ -312,6 +307,7 @@ pub(crate) mod fixture {
 mod tests {
     use super::fixture::{cluster, view};
     use super::*;
+    use crate::config::IfName;
     use crate::gateway::ways::ways;
 
     fn body(cluster: &Cluster, view: &View, mappings: &[Mapping]) -> String {
@@ -410,7 +406,7 @@ mod tests {
         let error = |cluster: &Cluster, view: &View| {
             Ruleset::new(cluster, view, &Ways::default(), &[]).unwrap_err()
         };
-        let odd = Cluster { gateway: "a\"b*".parse().unwrap(), ..cluster() };
+        let odd = Cluster { gateway: IfName::new("a\"b*").unwrap(), ..cluster() };
         assert_eq!(error(&odd, &view), RulesetError::Device("a\"b*".to_owned()));
         assert_eq!(error(&cluster(), &View { own: None, ..view }), RulesetError::NoOwnNode);
     }

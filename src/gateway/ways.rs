@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use netlink_packet_route::route::RouteProtocol;
 
 use crate::cluster::model::{Node, View};
-use crate::config::cluster::{Cluster, Mode};
+use crate::config::{Cluster, Mode};
 use crate::device::netlink::{Netlink, NetlinkError, Route};
 
 /// By this number the kernel's routes that are ours are known from all others
@@ -43,6 +43,33 @@ pub struct Ways {
     /// The routes that the kernel needs for that. What it has no route for here goes where its
     /// default route leads: to the network around the nodes, which has to know the way.
     pub routes: Vec<Direct>,
+}
+
+impl Ways {
+    /// What of the pods' networks is the switch's own affair: without what plain routes lead to,
+    /// which it has to take for the outside. The longest prefix counts, so that what it has in its
+    /// own routes or ports stays its own nevertheless.
+    #[must_use]
+    pub fn inside(&self, networks: &[IpNet]) -> Vec<IpNet> {
+        let plain = IpNet::aggregate(&self.plain.iter().map(IpNet::trunc).collect());
+        let mut left = Vec::new();
+        for network in networks {
+            without(network.trunc(), &plain, &mut left);
+        }
+        left
+    }
+}
+
+/// Adds to `left` what is in `net` and in none of `holes`, which do not overlap.
+fn without(net: IpNet, holes: &[IpNet], left: &mut Vec<IpNet>) {
+    if holes.iter().any(|hole| hole.contains(&net)) {
+        return;
+    }
+    let inner: Vec<IpNet> = holes.iter().copied().filter(|hole| net.contains(hole)).collect();
+    match net.subnets(net.prefix_len().saturating_add(1)) {
+        Ok(halves) if !inner.is_empty() => halves.for_each(|half| without(half, &inner, left)),
+        _ => left.push(net),
+    }
 }
 
 /// Divides the view's routes between switch and kernel.
@@ -194,6 +221,24 @@ mod tests {
         assert_eq!(ways.plain.len(), view.routes.len());
         let routes: Vec<_> = ways.routes.iter().map(|way| way.route.to_string()).collect();
         assert_eq!(routes, ["10.42.1.0/24 via 192.0.2.2"]);
+    }
+
+    #[test]
+    fn the_switch_keeps_what_no_plain_route_leads_to() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let inside = |plain: &[&str]| {
+            let plain = plain.iter().copied().map(net).collect();
+            let ways = Ways { plain, ..Ways::default() };
+            shown(&ways.inside(&[net("10.42.0.0/22"), net("fd42::/48")]))
+        };
+        assert_eq!(inside(&[]), ["10.42.0.0/22", "fd42::/48"]);
+        assert_eq!(inside(&["192.0.2.2/32"]), ["10.42.0.0/22", "fd42::/48"]);
+        assert_eq!(inside(&["10.42.1.0/24"]), ["10.42.0.0/24", "10.42.2.0/23", "fd42::/48"]);
+        assert_eq!(inside(&["10.42.1.0/24", "10.42.0.0/24"]), ["10.42.2.0/23", "fd42::/48"]);
+        assert_eq!(inside(&["10.0.0.0/8"]), ["fd42::/48"]);
+        let fragments = inside(&["10.42.0.7/32"]);
+        assert_eq!(fragments.len(), 11);
+        assert!(!fragments.contains(&"10.42.0.7/32".to_owned()));
     }
 
     #[test]

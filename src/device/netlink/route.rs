@@ -138,6 +138,27 @@ impl Netlink {
         self.request(ask, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Has an address of this namespace be taken in from a device too where the kernel is strict
+    /// about it, as with `::1` (`ip route add local ADDRESS dev DEVICE table local`). It goes with
+    /// the device.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, but not that it is so already.
+    pub fn add_local_route(&mut self, link: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let object = format!("local route {address} on #{link}");
+        let ask = Ask { verb: "add", object: &object };
+        let mut message = route_message(link, Route::new(address.into(), None));
+        message.header.table = libc::RT_TABLE_LOCAL;
+        message.header.kind = RouteType::Local;
+        message.header.scope = RouteScope::Host;
+        let message = RouteNetlinkMessage::NewRoute(message);
+        match self.request(ask, message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.is_present() => Ok(()),
+            done => done,
+        }
+    }
+
     /// Removes a route through a device from the main table.
     ///
     /// # Errors
