@@ -13,6 +13,8 @@ mod fixed;
 pub mod guard;
 pub mod identity;
 pub mod last_good;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod membership;
 pub mod model;
 pub mod rules;

@@ -10,13 +10,13 @@ use crate::control::{Answer, Refusal};
 
 impl Daemon {
     /// The pod network, or why there is none.
-    pub(super) fn pods(&self) -> Answer<&Pods> {
+    pub(super) fn cluster(&self) -> Answer<&Pods> {
         let none = || Refusal::refused("this node is part of no cluster: there is no [cluster]");
         self.pods.as_ref().ok_or_else(none)
     }
 
     pub(super) fn node_rows(&self) -> Answer<Vec<NodeRow>> {
-        let pods = self.pods()?;
+        let pods = self.cluster()?;
         let own = pods.view.own.iter().map(|node| self.node_row(pods, node, true));
         let others = pods.view.others.values().map(|node| self.node_row(pods, node, false));
         let mut rows: Vec<NodeRow> = own.chain(others).collect();
