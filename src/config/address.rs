@@ -25,7 +25,7 @@ pub fn parse_peer(text: &str, default_port: u16) -> Result<SocketAddr, String> {
 }
 
 /// Whether a VTEP can have this address.
-pub(super) fn vtep(address: IpAddr) -> Result<(), String> {
+pub(crate) fn vtep(address: IpAddr) -> Result<(), String> {
     let because = if address.is_unspecified() {
         "is the unspecified address"
     } else if address.is_multicast() {

@@ -6,6 +6,7 @@
 
 mod attachments;
 pub mod clock;
+mod cluster_rows;
 mod commands;
 mod lifecycle;
 mod notify;
