@@ -299,8 +299,7 @@ fn a_namespace_that_is_gone_for_long_is_a_leak_and_one_that_comes_back_is_not() 
     let mut case = Case::new();
     let port = case.add(1, wish("a")).port;
     case.add(2, wish("b"));
-    let look =
-        |case: &mut Case, at| case.book.find_leaks(&mut case.host, Tick(at), 10_000).len();
+    let look = |case: &mut Case, at| case.book.find_leaks(&mut case.host, Tick(at), 10_000).len();
     case.host.gone = vec![port.clone()];
     assert_eq!(look(&mut case, 0), 0);
     assert_eq!(case.book.orphans().collect::<Vec<_>>(), [&key("a")]);

@@ -95,8 +95,9 @@ impl Pod {
     pub(crate) fn addresses(&self, ifname: &str) -> Vec<String> {
         let found = self.ip(&["addr", "show", "dev", ifname, "scope", "global"]);
         let infos = found[0]["addr_info"].as_array().unwrap().iter();
-        let text = |one: &Value| format!("{}/{}", one["local"].as_str().unwrap(), one["prefixlen"]);
-        let mut texts: Vec<String> = infos.map(text).collect();
+        // What the scope leaves out is an empty object.
+        let text = |one: &Value| Some(format!("{}/{}", one["local"].as_str()?, one["prefixlen"]));
+        let mut texts: Vec<String> = infos.filter_map(text).collect();
         texts.sort();
         texts
     }
