@@ -5,6 +5,7 @@
 //! [`membership`] decides what of it is believed, and yields [`model::View`]s.
 
 mod claims;
+pub mod conflist;
 pub mod guard;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
