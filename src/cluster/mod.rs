@@ -10,6 +10,7 @@ mod claims;
 pub mod etcd;
 pub mod feed;
 mod fixed;
+pub mod conflist;
 pub mod guard;
 pub mod identity;
 pub mod last_good;
