@@ -7,15 +7,15 @@
 
 pub mod backoff;
 mod claims;
+pub mod conflist;
 pub mod etcd;
 pub mod feed;
 mod fixed;
-pub mod conflist;
 pub mod guard;
 pub mod identity;
-pub mod last_good;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod last_good;
 pub mod membership;
 pub mod model;
 pub mod rules;

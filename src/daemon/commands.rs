@@ -8,9 +8,8 @@ use tracing::info;
 
 use super::state::Daemon;
 use crate::config::{self, PortSpec};
-use crate::control::cluster::GcReport;
 use crate::control::model::{
-    Done, FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
+    FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
 };
 use crate::control::{Answer, Command, Refusal};
 
@@ -37,10 +36,10 @@ impl Daemon {
             Command::Drops { all, reply } => drop(reply.send(Ok(self.drop_rows(all)))),
             Command::NodeList(reply) => drop(reply.send(self.node_rows())),
             Command::NodeRelease(name, reply) => self.node_release(name, reply),
-            Command::PodList(reply) => drop(reply.send(self.cluster().map(|_| Vec::new()))),
-            Command::IpList(reply) => drop(reply.send(self.cluster().map(|_| Vec::new()))),
-            Command::IpRelease(_, reply) => drop(reply.send(self.cluster().map(|_| Done::default()))),
-            Command::Gc(_, reply) => drop(reply.send(self.cluster().map(|_| GcReport::default()))),
+            Command::PodList(reply) => drop(reply.send(Ok(self.pod_rows()))),
+            Command::IpList(reply) => drop(reply.send(self.ip_rows())),
+            Command::IpRelease(address, reply) => drop(reply.send(self.ip_release(&address))),
+            Command::Gc(scope, reply) => drop(reply.send(self.gc(scope))),
             Command::Attach(ask, reply) => drop(reply.send(Ok(self.attach_ask(ask)))),
             Command::Reload(reply) => drop(reply.send(self.reload())),
         }
