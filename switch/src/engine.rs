@@ -326,7 +326,7 @@ impl<'e> Walk<'e> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn look_up(&mut self, segment: &Segment, admitted: &Admitted) -> Lookup {
         match admitted.cast {
             Cast::Unicast => self.fdb.lookup(segment.id, admitted.ethernet.dst, self.now),
