@@ -39,7 +39,9 @@ impl Daemon {
             Command::NodeRelease(name, reply) => self.node_release(name, reply),
             Command::PodList(reply) => drop(reply.send(self.cluster().map(|_| Vec::new()))),
             Command::IpList(reply) => drop(reply.send(self.cluster().map(|_| Vec::new()))),
-            Command::IpRelease(_, reply) => drop(reply.send(self.cluster().map(|_| Done::default()))),
+            Command::IpRelease(_, reply) => {
+                drop(reply.send(self.cluster().map(|_| Done::default())))
+            }
             Command::Gc(_, reply) => drop(reply.send(self.cluster().map(|_| GcReport::default()))),
             Command::Attach(ask, reply) => drop(reply.send(Ok(self.attach_ask(ask)))),
             Command::Reload(reply) => drop(reply.send(self.reload())),
