@@ -346,7 +346,7 @@ fn tls_with_client_certificates_and_nothing_less() {
         let a = join(&bench, &good, 1);
         assert_eq!(share(&a).await, "10.244.0.0/24");
         a.stop().await;
-        let bad: [(&str, &Change<Etcd>); 4] = [
+        let bad: [(&str, Change<Etcd>); 4] = [
             ("another authority", &|etcd| etcd.ca = Some(path("stranger.crt"))),
             ("no certificate", &|etcd| etcd.identity = None),
             ("a missing file", &|etcd| etcd.ca = Some(path("nobody.crt"))),

@@ -41,7 +41,7 @@ pod_cidrs = ["10.244.0.0/24"]
 }
 
 /// What makes something wrong.
-type Change<T> = dyn Fn(&mut T);
+type Change<'a, T> = &'a dyn Fn(&mut T);
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
