@@ -255,7 +255,7 @@ impl Daemon {
         });
         let Some(pods) = &mut self.pods else { return };
         if let Some(feed) = &pods.feed {
-            feed.works(works);
+            feed.set_works(works);
             if let Some(outside) = outside.filter(|outside| *outside != pods.outside) {
                 feed.requests().set_exceptions(outside.clone());
                 pods.outside = outside;
