@@ -9,4 +9,6 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod device;
+pub mod gateway;
 pub mod io;
+pub mod privilege;

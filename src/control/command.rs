@@ -65,8 +65,6 @@ pub enum Command {
         /// The answer.
         reply: Reply<Vec<DropRow>>,
     },
-    /// Do what was asked for on the attachment socket.
-    Attach(Ask, Reply<protocol::Answer>),
     /// Every node of the cluster, by name.
     NodeList(Reply<Vec<NodeRow>>),
     /// Give back the share of the node of this name, this one's without: refused while it has pods.
@@ -79,6 +77,8 @@ pub enum Command {
     IpRelease(String, Reply<Done>),
     /// Remove what nobody uses any more.
     Gc(GcScope, Reply<GcReport>),
+    /// Do what was asked for on the attachment socket.
+    Attach(Ask, Reply<protocol::Answer>),
     /// Read the configuration again and apply what changed.
     Reload(Reply<ReloadReport>),
 }

@@ -1,7 +1,6 @@
 //! The attachments of containers: what the socket asks for is done to ports here, and what becomes
 //! of their namespaces is followed.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -13,8 +12,7 @@ use super::ports::Device;
 use super::state::Daemon;
 use crate::attach::protocol::{Answer, Refused, RefusedKind};
 use crate::attach::{Ask, Book, Found, Host, Key, Place, PodRow, Pool, Server, Tombstones};
-use crate::cluster::model::{Node, View};
-use crate::config::{self, Config, PortSpec, Problem, Store};
+use crate::config::{self, Config, PortSpec, Problem};
 use crate::control::model::ObjectOrigin;
 use crate::control::{self, Refusal};
 use crate::device::handed::{self, Handed};
@@ -59,35 +57,6 @@ pub(super) fn bind(config: &Config) -> anyhow::Result<Option<Server>> {
             Ok(None)
         }
     }
-}
-
-/// What is known of the cluster before any store has spoken: with `store = "static"` all of it.
-pub(super) fn first_view(config: &Config) -> View {
-    let Some(Store::Static(nodes)) = config.cluster.as_ref().map(|cluster| &cluster.store) else {
-        return View::default();
-    };
-    let mut all: BTreeMap<String, Node> = BTreeMap::new();
-    for node in nodes {
-        let mut addresses = vec![node.address.ip()];
-        addresses.extend(node.addresses.iter().filter(|other| **other != node.address.ip()));
-        let name = node.name.to_string();
-        let member = Node {
-            name: name.clone(),
-            identity: name.clone(),
-            vtep: node.address,
-            addresses,
-            pod_cidrs: node.pod_cidrs.clone(),
-            exceptions: Vec::new(),
-            capabilities: Vec::new(),
-        };
-        all.insert(name, member);
-    }
-    let own = all.remove(config.node.name.as_str());
-    let routes = all.values().flat_map(|node| {
-        let hosts = node.addresses.iter().map(|address| (*address).into());
-        node.pod_cidrs.iter().copied().chain(hosts).map(|net| (net, node.vtep))
-    });
-    View { own, routes: routes.collect(), others: all, ..View::default() }
 }
 
 impl Daemon {
@@ -158,7 +127,7 @@ impl Daemon {
 
     /// Takes up the attachments of the journal, and what was to be removed meanwhile.
     pub(super) fn restore_attachments(&mut self) {
-        for row in Host::pods(self) {
+        for row in self.pods() {
             let held = self.attachments.book.as_mut().map(|book| book.restore(&row));
             if let Some(Err(error)) = held {
                 warn!(port = row.port, "restored without its address: {error}");

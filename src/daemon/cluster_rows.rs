@@ -10,13 +10,13 @@ use crate::control::{Answer, Refusal};
 
 impl Daemon {
     /// The pod network, or why there is none.
-    pub(super) fn pods(&self) -> Answer<&Pods> {
+    pub(super) fn cluster(&self) -> Answer<&Pods> {
         let none = || Refusal::refused("this node is part of no cluster: there is no [cluster]");
         self.pods.as_ref().ok_or_else(none)
     }
 
     pub(super) fn node_rows(&self) -> Answer<Vec<NodeRow>> {
-        let pods = self.pods()?;
+        let pods = self.cluster()?;
         let own = pods.view.own.iter().map(|node| self.node_row(pods, node, true));
         let others = pods.view.others.values().map(|node| self.node_row(pods, node, false));
         let mut rows: Vec<NodeRow> = own.chain(others).collect();
@@ -54,6 +54,8 @@ impl Daemon {
         let view = &pods.view;
         let answered = view.store.answered_ms.map(|answered| unix_ms().saturating_sub(answered));
         let own = view.own.iter().flat_map(|own| &own.pod_cidrs);
+        let book = self.attachments.book.as_ref();
+        let counts = book.map(|book| book.pool.counts(self.clock.tick())).unwrap_or_default();
         Some(ClusterStatus {
             networks: pods.config.networks.iter().map(|one| one.net.to_string()).collect(),
             pod_cidrs: own.map(ToString::to_string).collect(),
@@ -73,7 +75,9 @@ impl Daemon {
                 .iter()
                 .map(|alarm| format!("{}: {}", alarm.subject, alarm.message))
                 .collect(),
-            ..ClusterStatus::default()
+            addresses_used: counts.used,
+            addresses_resting: counts.resting,
+            addresses_free: counts.free(),
         })
     }
 }

@@ -8,9 +8,8 @@ use tracing::info;
 
 use super::state::Daemon;
 use crate::config::{self, PortSpec};
-use crate::control::cluster::GcReport;
 use crate::control::model::{
-    Done, FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
+    FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
 };
 use crate::control::{Answer, Command, Refusal};
 
@@ -35,15 +34,13 @@ impl Daemon {
             }
             Command::FdbFlush(scope, reply) => drop(reply.send(self.fdb_flush(&scope))),
             Command::Drops { all, reply } => drop(reply.send(Ok(self.drop_rows(all)))),
-            Command::Attach(ask, reply) => drop(reply.send(Ok(self.attach_ask(ask)))),
             Command::NodeList(reply) => drop(reply.send(self.node_rows())),
-            Command::NodeRelease(_, reply) => {
-                drop(reply.send(self.pods().map(|_| Done::default())))
-            }
-            Command::PodList(reply) => drop(reply.send(self.pods().map(|_| Vec::new()))),
-            Command::IpList(reply) => drop(reply.send(self.pods().map(|_| Vec::new()))),
-            Command::IpRelease(_, reply) => drop(reply.send(self.pods().map(|_| Done::default()))),
-            Command::Gc(_, reply) => drop(reply.send(self.pods().map(|_| GcReport::default()))),
+            Command::NodeRelease(name, reply) => self.node_release(name, reply),
+            Command::PodList(reply) => drop(reply.send(Ok(self.pod_rows()))),
+            Command::IpList(reply) => drop(reply.send(self.ip_rows())),
+            Command::IpRelease(text, reply) => drop(reply.send(self.ip_release(&text))),
+            Command::Gc(scope, reply) => drop(reply.send(self.collect(scope))),
+            Command::Attach(ask, reply) => drop(reply.send(Ok(self.attach_ask(ask)))),
             Command::Reload(reply) => drop(reply.send(self.reload())),
         }
     }

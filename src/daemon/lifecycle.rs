@@ -227,6 +227,11 @@ impl Daemon {
         self.bring_back([]);
     }
 
+    /// Has ports that are down for other reasons than an absent namespace tried again without a pause.
+    pub(super) const fn retry_at_once(&mut self) {
+        self.bringing.retry_at = Tick(0);
+    }
+
     /// Tries again to bring up ports that are down for other reasons than an absent namespace, if
     /// it is time.
     pub(super) fn retry_ports(&mut self) {

@@ -4,6 +4,7 @@
 //! [`run`] starts things in the order in which they may fail cheaply: configuration, control
 //! socket, underlay, workers, ports. From then on one loop (`supervise`) owns all state.
 
+mod attachment_rows;
 mod attachments;
 pub mod clock;
 mod cluster_rows;
@@ -31,7 +32,6 @@ use std::thread;
 use anyhow::Context as _;
 use crossbeam_channel::Sender;
 use fdb::{Fdb, Settings};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use switch::Topology;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -40,7 +40,9 @@ use crate::config::{self, Config};
 use crate::control::model::ObjectOrigin;
 use crate::control::{ControlSocket, MetricsListener};
 use crate::device::journal::{self, Journal, Origin};
+use crate::io::limit;
 use crate::io::port::PortQueue;
+use crate::privilege::{self, Hands};
 use clock::Clock;
 use plan::DeviceRules;
 use pods::Pods;
@@ -60,7 +62,11 @@ pub use teardown::teardown;
 /// cannot do without.
 pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let config = Config::load(config_path)?;
-    raise_descriptor_limit();
+    // Who runs into the hard limit is told by the port that could not be made.
+    if let Err(error) = limit::raise_descriptor_limit() {
+        warn!("the limit of open descriptors stays as it is: {error}");
+    }
+    let hands = hands(&config);
     let clock = Clock::start();
     let socket = ControlSocket::bind(&config.control.socket)
         .with_context(|| format!("control socket {}", config.control.socket.display()))?;
@@ -96,11 +102,11 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
         offload: config.offload.tap_gso,
     };
     let boot_id = journal::boot_id().context("boot id")?;
-    let devices = Devices::new(rules, journal, boot_id);
+    let devices = Devices::new(rules, hands, journal, boot_id);
     let config_path = config_path.to_owned();
     let parts = Parts { config_path, config, clock, fdb, workers, devices, underlay };
     let mut daemon = Daemon::new(parts);
-    daemon.pods = Pods::new(&daemon.config, attachments::first_view(&daemon.config));
+    daemon.pods = Pods::new(&daemon.config);
     daemon.start_ports();
     // Last: what came meanwhile waits in the sockets, and by now there is somebody to have it.
     daemon.hand_out_underlay(&daemon.config.clone());
@@ -173,16 +179,19 @@ impl Daemon {
     }
 }
 
-/// A thousand ports need more descriptors than a shell allows its children, but fewer than it would
-/// let them have. Who runs into the hard limit is told by the port that could not be made.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
-        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
-        false => Ok(()),
-    });
-    if let Err(error) = raised {
-        warn!("the limit of open descriptors stays as it is: {error}");
+/// Who makes the devices, and a word on it where nobody can.
+fn hands(config: &Config) -> Hands {
+    let hands = Hands::new(config.privilege.helper.as_deref());
+    match hands.helper() {
+        Some(path) => info!(helper = %path.display(), "ports are made by the helper"),
+        None if privilege::may_make_devices() => {}
+        None => warn!(
+            "no ports can be made: this process lacks CAP_NET_ADMIN, and neither privilege.helper \
+             nor {} names a helper",
+            config::HELPER_VARIABLE
+        ),
     }
+    hands
 }
 
 fn open_journal(dir: &Path) -> anyhow::Result<Journal> {

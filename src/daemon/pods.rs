@@ -3,15 +3,23 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use ipnet::IpNet;
 use switch::{ClusterSpec, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, SegmentSpec};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::state::Daemon;
-use crate::cluster::model::View;
-use crate::config::{Cluster, Config, Mode, Name, Port, PortMode, Role, Route, derived_mac};
-use crate::control::model::ObjectOrigin;
+use crate::cluster::model::{Node, View};
+use crate::cluster::{self, Feed, Identity, Requests};
+use crate::config::{Cluster, Config, Mode, Name, Port, PortMode, Role, Route, Store, derived_mac};
+use crate::control::model::{Done, ObjectOrigin};
+use crate::control::{Answer, Refusal, Reply};
+
+/// How long a start waits for the store's first word.
+const FIRST_VIEW: Duration = Duration::from_millis(500);
 
 /// What the daemon knows of the cluster it is part of.
 #[derive(Debug)]
@@ -20,17 +28,19 @@ pub(super) struct Pods {
     pub(super) config: Cluster,
     /// What the store says.
     pub(super) view: Arc<View>,
+    /// What it is said by, once the control loop runs.
+    pub(super) feed: Option<Feed>,
 }
 
 impl Pods {
-    /// The pod network of this node, if it has one; nobody is known yet but those of `view`.
-    pub(super) fn new(config: &Config, view: View) -> Option<Self> {
-        Some(Self { config: config.cluster.clone()?, view: Arc::new(view) })
+    /// The pod network of this node, if it has one; nobody is known yet.
+    pub(super) fn new(config: &Config) -> Option<Self> {
+        Some(Self { config: config.cluster.clone()?, view: Arc::default(), feed: None })
     }
 
     /// The segment of the pods, in the engine's terms.
     pub(super) fn segment(&self, vtep_port: u16) -> SegmentSpec {
-        let Self { config, view } = self;
+        let Self { config, view, .. } = self;
         let mut peers: Vec<SocketAddr> = view.others.values().map(|node| node.vtep).collect();
         peers.sort_unstable();
         let cluster = match config.mode {
@@ -61,13 +71,13 @@ impl Pods {
         }
     }
 
-    fn own<T: Default>(&self, of: impl FnOnce(&crate::cluster::model::Node) -> T) -> T {
+    fn own<T: Default>(&self, of: impl FnOnce(&Node) -> T) -> T {
         self.view.own.as_ref().map(of).unwrap_or_default()
     }
 
     /// The gateway port, once this node has a share of the pods' networks.
     pub(super) fn gateway(&self, node: &Name) -> Option<Port> {
-        let Self { config, view } = self;
+        let Self { config, view, .. } = self;
         let own = view.own.as_ref().filter(|own| !own.pod_cidrs.is_empty())?;
         let name = Name::new(config.gateway.as_str()).ok()?;
         let firsts: Vec<IpAddr> = own.pod_cidrs.iter().map(first).collect();
@@ -117,7 +127,83 @@ const fn gateway_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The next view of a cluster; never, where there is none.
+pub(super) async fn next(views: Option<&mut watch::Receiver<Arc<View>>>) -> Arc<View> {
+    if let Some(views) = views
+        && views.changed().await.is_ok()
+    {
+        return Arc::clone(&views.borrow_and_update());
+    }
+    std::future::pending().await
+}
+
 impl Daemon {
+    /// Begins to listen to the store. To be called within the runtime. What was known before the
+    /// last stop is known again at once.
+    pub(super) async fn join_cluster(
+        &mut self,
+    ) -> anyhow::Result<Option<watch::Receiver<Arc<View>>>> {
+        let vtep = SocketAddr::new(self.underlay.local(), self.config.underlay.port);
+        let Some(pods) = &mut self.pods else { return Ok(None) };
+        let name = match &pods.config.store {
+            Store::Kubernetes(kubernetes) => kubernetes.node.to_string(),
+            Store::Static(_) | Store::Etcd(_) => self.config.node.name.to_string(),
+        };
+        let who = Identity { name, vtep, capabilities: Vec::new() };
+        let feed = cluster::start(&pods.config, who, &self.config.state.dir).context("cluster")?;
+        let mut views = feed.view.clone();
+        pods.feed = Some(feed);
+        // A store that is at hand says at once what this node's share is; one that is not is not
+        // waited for.
+        let known = views.wait_for(|view| view.own.is_some());
+        let _ = tokio::time::timeout(FIRST_VIEW, known).await;
+        let view = Arc::clone(&views.borrow_and_update());
+        self.take_view(view);
+        Ok(Some(views))
+    }
+
+    /// Tells the cluster what this node is now: another VTEP, or another configuration.
+    pub(super) fn tell_cluster(&self) {
+        let Some(feed) = self.pods.as_ref().and_then(|pods| pods.feed.as_ref()) else { return };
+        feed.requests().set_vtep(SocketAddr::new(self.underlay.local(), self.config.underlay.port));
+        if let Some(cluster) = &self.config.cluster {
+            feed.reconfigure(cluster);
+        }
+    }
+
+    /// Ends listening, after the last word has got to the disk.
+    pub(super) async fn leave_cluster(&mut self) {
+        if let Some(feed) = self.pods.as_mut().and_then(|pods| pods.feed.take()) {
+            feed.stop().await;
+        }
+    }
+
+    /// Gives back a node's share, this one's without a name.
+    pub(super) fn node_release(&self, name: Option<String>, reply: Reply<Done>) {
+        match self.node_to_release(name) {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok((name, requests)) => drop(tokio::spawn(async move {
+                let released = requests.release(&name, false).await;
+                let done = released.map(|what| Done { done: format!("{name}: {what}") });
+                let _ = reply.send(done.map_err(Refusal::refused));
+            })),
+        }
+    }
+
+    fn node_to_release(&self, name: Option<String>) -> Answer<(String, Requests)> {
+        let pods = self.cluster()?;
+        let own = self.config.node.name.as_str();
+        let name = name.unwrap_or_else(|| own.to_owned());
+        let held = self.ports.values().filter(|held| matches!(held.port.role, Role::Pod { .. }));
+        let held = held.count();
+        if name == own && held != 0 {
+            let message = format!("this node has {held} pods: their addresses are in its share");
+            return Err(Refusal::refused(message));
+        }
+        let feed = pods.feed.as_ref().ok_or_else(|| Refusal::unavailable("not started yet"))?;
+        Ok((name, feed.requests()))
+    }
+
     /// Takes another view of the cluster: the gateway port and the segment follow it.
     pub(super) fn take_view(&mut self, view: Arc<View>) {
         let Some(pods) = &mut self.pods else { return };
@@ -164,7 +250,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::cluster::model::Node;
 
     const CONFIG: &str = r#"
         [node]
@@ -200,7 +285,8 @@ mod tests {
         let routes = other.pod_cidrs.iter().map(|net| (*net, other.vtep)).collect();
         let others = BTreeMap::from([("b".to_owned(), other)]);
         let view = View { own: Some(own), others, routes, ..View::default() };
-        let mut pods = Pods::new(&config, view).unwrap();
+        let mut pods = Pods::new(&config).unwrap();
+        pods.view = Arc::new(view);
         pods.config.mode = mode;
         pods
     }

@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::notify::Notifier;
 use super::plan;
+use super::pods;
 use super::ports::Device;
 use super::state::Daemon;
 use super::underlay::Moved;
@@ -68,6 +69,7 @@ async fn serve(mut daemon: Daemon, desk: Desk) -> (Daemon, anyhow::Result<()>) {
     let attach = attach.map(|server| tokio::spawn(server.serve(handle.clone(), stopped(&stop))));
     let listener = metrics.map(|metrics| tokio::spawn(metrics.serve(handle, stopped(&stop))));
     let outcome = attend(&mut daemon, &mut inbox, &news, &bell).await;
+    daemon.leave_cluster().await;
     stop.notify_waiters();
     server.abort();
     if let Some(attach) = attach {
@@ -92,6 +94,7 @@ async fn attend(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut notifier = Notifier::new();
     let brought = Arc::clone(&daemon.bringing.bell);
+    let mut views = daemon.join_cluster().await?;
     let mut count = 0_u64;
     loop {
         notifier.tell_state(&daemon.readiness());
@@ -110,6 +113,10 @@ async fn attend(
                 }
             }
             () = bell.notified() => daemon.take_all(news)?,
+            view = pods::next(views.as_mut()) => {
+                daemon.take_all(news)?;
+                daemon.take_view(view);
+            }
             () = brought.notified() => {
                 daemon.take_all(news)?;
                 daemon.take_brought();
@@ -172,6 +179,9 @@ impl Daemon {
     fn tick(&mut self, count: u64) {
         self.flush_again();
         self.fdb.expire(self.clock.tick(), EXPIRE_BUDGET);
+        if self.devices.hands.is_back() {
+            self.retry_at_once();
+        }
         self.watch_namespaces(count);
         self.watch_attachments();
         if self.underlay_may_have_moved(count) {
@@ -192,6 +202,7 @@ impl Daemon {
             self.hand_out_underlay(&self.config.clone());
         }
         if moved != Moved::No {
+            self.tell_cluster();
             self.follow_overlay_mtu();
             self.apply();
         }

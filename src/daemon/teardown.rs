@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::control::ControlSocket;
 use crate::device::journal;
 use crate::device::make::Removal;
+use crate::privilege::{self, Hands};
 
 /// Removes everything that a stopped daemon left.
 ///
@@ -39,7 +40,10 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
             mtu: 0,
             offload: config.offload.tap_gso,
         };
-        let mut devices = Devices::new(rules, Some(journal), journal::boot_id()?);
+        // Who has the rights needs nobody: the helper may be stopped as well.
+        let helper = config.privilege.helper.as_deref();
+        let hands = Hands::new(helper.filter(|_| !privilege::may_make_devices()));
+        let mut devices = Devices::new(rules, hands, Some(journal), journal::boot_id()?);
         let names: Vec<String> = devices.recorded().map(|(name, _)| name.to_owned()).collect();
         for (name, removed) in names.iter().zip(devices.remove_recorded(&names)) {
             match removed {
