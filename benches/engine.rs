@@ -12,7 +12,7 @@ use encap::{Checksum, Contiguous, Gso, GsoKind, MacAddr, Offload, VlanId, Vni, v
 use etherparse::PacketBuilder;
 use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings};
 use switch::{
-    Counters, Engine, Outer, PortModeSpec, PortSpec, SegmentSpec, Topology, TopologySpec,
+    Counters, Engine, Outer, PortModeSpec, PortRole, PortSpec, SegmentSpec, Topology, TopologySpec,
 };
 
 use memory::{Counting, NOW, station};
@@ -47,8 +47,16 @@ impl Bench {
             flood_unknown: true,
             strict_peers: true,
             strict_header: false,
+            cluster: None,
         };
-        let port = |name: String, mode| PortSpec { name, mode, mtu: 1450, mac: None, up: true };
+        let port = |name: String, mode| PortSpec {
+            name,
+            mode,
+            mtu: 1450,
+            mac: None,
+            up: true,
+            role: PortRole::Station,
+        };
         let vlan = VlanId::new(VLAN).expect("a VLAN");
         let trunk = PortModeSpec::Trunk { vlans: vec![(vlan, blue())], native: None };
         let mut ports: Vec<PortSpec> =
@@ -112,8 +120,7 @@ fn frame(dst: MacAddr, src: u32, payload: usize, vlan: Option<u16>) -> Vec<u8> {
 /// 64 bytes with the frame check sequence.
 const SMALL: usize = 6;
 
-/// Frames that a driver has at hand at once, and what it takes before it comes back to a buffer.
-const BATCH: usize = 32;
+/// Frames after which a driver comes back to a buffer.
 const RING: usize = 256;
 
 fn unicast(c: &mut Criterion) {
@@ -141,21 +148,6 @@ fn unicast(c: &mut Criterion) {
                 bench.engine.from_port(NOW, from, &unit.frame(), &mut bench.sink);
             });
         });
-        group.throughput(Throughput::Elements(BATCH as u64));
-        group.bench_function(BenchmarkId::new("announced", macs), |b| {
-            b.iter(|| {
-                let batch: [usize; BATCH] = std::array::from_fn(|_| {
-                    let at = next(&mut ring);
-                    bench.engine.announce_from_port(from, &ring[at]);
-                    at
-                });
-                for at in batch {
-                    let unit = Contiguous::new(&ring[at], Offload::default());
-                    bench.engine.from_port(NOW, from, &unit.frame(), &mut bench.sink);
-                }
-            });
-        });
-        group.throughput(Throughput::Elements(1));
     }
     group.finish();
 }

@@ -14,8 +14,6 @@ use fdb::{Dest, Fdb, PortId, Reader, SegmentId, SegmentLimits, Settings, Tick, V
 const SEGMENT: SegmentId = SegmentId(1);
 const SIZES: [(&str, u64); 3] = [("1k", 1 << 10), ("64k", 1 << 16), ("1M", 1 << 20)];
 const THREADS: [u64; 4] = [1, 2, 4, 8];
-/// Stations that are announced at once.
-const BATCH: u64 = 32;
 /// An odd number by which to stride through a power of two in no recognisable order.
 const STRIDE: u64 = 0x9e37_79b1;
 
@@ -80,20 +78,6 @@ fn lookup(criterion: &mut Criterion) {
             });
         }
     }
-    let (name, size) = SIZES[2];
-    let fdb = table(size, size);
-    let (mut reader, mut first) = (fdb.reader(), 0);
-    group.throughput(Throughput::Elements(BATCH));
-    group.bench_function(BenchmarkId::new("announced", name), |bencher| {
-        bencher.iter(|| {
-            for n in first..first + BATCH {
-                reader.announce(SEGMENT, black_box(station(n.wrapping_mul(STRIDE) % size).get()));
-            }
-            look_up(&mut reader, size, first, BATCH);
-            first += BATCH;
-        });
-    });
-    group.throughput(Throughput::Elements(1));
     let fdb = table(1 << 16, 1 << 16);
     let mut reader = fdb.reader();
     group.bench_function("same station", |bencher| {

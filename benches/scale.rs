@@ -16,7 +16,7 @@ use encap::{Contiguous, Offload, Vni, vxlan};
 use etherparse::PacketBuilder;
 use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings};
 use switch::{
-    Counters, Engine, Outer, PortModeSpec, PortSpec, SegmentSpec, Topology, TopologySpec,
+    Counters, Engine, Outer, PortModeSpec, PortRole, PortSpec, SegmentSpec, Topology, TopologySpec,
 };
 
 use memory::{Counting, NOW, station};
@@ -52,6 +52,7 @@ impl Bench {
             flood_unknown: true,
             strict_peers: true,
             strict_header: false,
+            cluster: None,
         };
         let port = |n: u32| PortSpec {
             name: format!("p{n}"),
@@ -59,6 +60,7 @@ impl Bench {
             mtu: 1450,
             mac: None,
             up: true,
+            role: PortRole::Station,
         };
         let spec = TopologySpec {
             local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),

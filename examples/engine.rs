@@ -8,7 +8,8 @@ use fdb::{Fdb, PortId, SegmentLimits, Tick};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use switch::{
-    Counters, Engine, PortModeSpec, PortSpec, Remote, SegmentSpec, Sink, Topology, TopologySpec,
+    Counters, Engine, PortModeSpec, PortRole, PortSpec, Remote, SegmentSpec, Sink, Topology,
+    TopologySpec,
 };
 
 /// Prints where the engine sends a frame; a driver would send it.
@@ -36,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         flood_unknown: true,
         strict_peers: true,
         strict_header: false,
+        cluster: None,
     };
     let mode = PortModeSpec::Access("blue".to_owned());
     let ports = ["ann", "bob", "eve"].map(|name| PortSpec {
@@ -44,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         mtu: 1450,
         mac: None,
         up: true,
+        role: PortRole::Station,
     });
     let (segments, ports) = (vec![segment], ports.to_vec());
     let spec = TopologySpec { local, overlay_mtu: 1450, segments, ports, heard: Vec::new() };

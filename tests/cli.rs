@@ -57,6 +57,27 @@ unknown_vni     12  peer 192.0.2.2
 unknown_vni     30  peer 192.0.2.3
 runt             3  port tap-a
 "),
+        (&["node", "list"], "\
+NAME    VTEP            POD-CIDRS                       REACHED  LAST-HEARD  ADDRESSES               MORE
+node-a  192.0.2.1       10.244.1.0/24,fd00:10:0:1::/64  local    -           192.0.2.1               -
+node-b  192.0.2.2:4790  10.244.2.0/24                   tunnel   1.5s ago    192.0.2.2,198.51.100.2  10.244.1.9/32@7
+node-c  192.0.2.2:4790  10.244.2.0/24                   route    never       192.0.2.2,198.51.100.2  -
+"),
+        (&["node", "release", "node-b"], "the share of \"node-b\" is given back\n"),
+        (&["node", "release"], "the share of \"node-a\" is given back\n"),
+        (&["pod", "list"], "\
+NETWORK  CONTAINER  IFNAME  ADDRESSES                  MAC                PORT      SINCE  NETNS
+pods     4f2a       eth0    10.244.1.2,fd00:10:0:1::2  0a:7a:0a:f4:01:02  pod-4f2a  1m1s   /run/netns/cni-1
+"),
+        (&["ip", "list"], "\
+ADDRESS     STATE             CONTAINER  PORT
+10.244.1.1  gateway           -          -
+10.244.1.2  used              4f2a       pod-4f2a
+10.244.1.3  resting, 9s more  -          -
+"),
+        (&["ip", "release", "10.244.1.3"], "10.244.1.3 is free\n"),
+        (&["gc"], "4f2a eth0 10.244.1.2,fd00:10:0:1::2: removed\n"),
+        (&["gc", "--dry-run"], "4f2a eth0 10.244.1.2,fd00:10:0:1::2: would be removed\n"),
         (&["reload"], "port tap-a: mtu 1450 -> 1400\nsegment red: added\n"),
         (&["port", "del", "tap-a"], "port \"tap-a\" is removed\n"),
         (&["fdb", "del", "--segment", "blue", "--mac", "02:00:00:00:0a:01"], "02:00:00:00:0a:01 in segment \"blue\" is removed\n"),
@@ -74,6 +95,10 @@ worker        0 turns 11 units 22
 worker        1 turns 33 units 44
 offload       tap_tso on
 offload       udp_gso degraded (given up 2 times)
+pods          10.244.1.0/24 of 10.244.0.0/16 nodes 3
+store         etcd does not answer, last answer 1m30s ago: connection refused
+addresses     used 1 resting 1 free 251
+alarm         node-d: claims the VTEP of node-b; refused
 objects       ports 2 segments 2 peers 2 fdb-entries 3
 ports rx      frames 1 bytes 100 superframes 0
 ports tx      frames 2 bytes 200 superframes 0

@@ -20,8 +20,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch::{
-    Counters, Engine, PortModeSpec, PortSpec, Remote, SegmentSpec, Sink, Topology, TopologySpec,
-    read_port,
+    Counters, Engine, PortModeSpec, PortRole, PortSpec, Remote, SegmentSpec, Sink, Topology,
+    TopologySpec, read_port,
 };
 
 /// Frames that the engine wants sent.
@@ -109,6 +109,7 @@ fn three_ports() -> Result<TopologySpec> {
         flood_unknown: true,
         strict_peers: true,
         strict_header: false,
+        cluster: None,
     };
     let port = |name: &str| PortSpec {
         name: name.to_owned(),
@@ -116,6 +117,7 @@ fn three_ports() -> Result<TopologySpec> {
         mtu: 1450,
         mac: None,
         up: true,
+        role: PortRole::Station,
     };
     Ok(TopologySpec {
         local: IpAddr::V4(Ipv4Addr::LOCALHOST),

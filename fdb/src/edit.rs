@@ -24,7 +24,8 @@ impl Fdb {
         let key = Key::new(id, mac);
         let segment = self.segments.get_or_make(id);
         let mut ledger = segment.lock();
-        let before = self.shards.find(key);
+        let hash = self.shards.hash(key);
+        let before = self.shards.find_and(hash, key, |_| None);
         let outcome = match before {
             None => Insert::New,
             Some(found) if found.word.origin() == Origin::Static && origin == Origin::Control => {
@@ -39,7 +40,7 @@ impl Fdb {
         };
         let (node, appeared) = ledger.add(key, dest, origin);
         self.owners.appeared(id, appeared);
-        self.shards.put(key, Word::new(dest, origin, Stamp::of(now)), node);
+        self.shards.put(hash, key, Word::new(dest, origin, Stamp::of(now)), node);
         if let Some(found) = before {
             let vanished = ledger.drop_entry(found.node, found.word.origin());
             self.owners.vanished(id, vanished);

@@ -19,6 +19,27 @@ use crate::{Dest, Fdb, Learn, Origin, Refusal, SegmentId, SegmentLimits, Tick};
 /// Entries that are removed under one lock, so that no worker waits long for it.
 pub(crate) const BATCH: usize = 256;
 
+/// A station that was seen at a place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) key: Key,
+    /// The key's hash.
+    pub(crate) hash: u64,
+    pub(crate) dest: Dest,
+    pub(crate) now: Tick,
+}
+
+impl Arrival {
+    const fn stamp(&self) -> Stamp {
+        Stamp::of(self.now)
+    }
+
+    /// The entry that is learned from it.
+    const fn word(&self) -> Word {
+        Word::new(self.dest, Origin::Learned, self.stamp())
+    }
+}
+
 impl Fdb {
     /// Takes in that a frame came from this station at this place. For a frame's path see
     /// [`crate::Reader::learn`].
@@ -31,11 +52,12 @@ impl Fdb {
             return self.tally.tell(Learn::Refused(Refusal::Disabled));
         };
         let key = Key::new(id, mac);
-        let read = || self.shards.read(self.shards.hash(key), key);
+        let hash = self.shards.hash(key);
+        let read = || self.shards.read(hash, key);
         let word = read();
         match segment.hot.learn_unwritten(word, dest, Stamp::of(now)) {
             Some(learn) => self.tally.tell(learn),
-            None => self.learn_written(segment, key, word, dest, now, read),
+            None => self.learn_written(segment, Arrival { key, hash, dest, now }, word, read),
         }
     }
 
@@ -43,29 +65,21 @@ impl Fdb {
     pub(crate) fn learn_written(
         &self,
         segment: &Segment,
-        key: Key,
+        arrival: Arrival,
         word: Word,
-        dest: Dest,
-        now: Tick,
         again: impl FnOnce() -> Word,
     ) -> Learn {
-        let stamp = Stamp::of(now);
-        let known = !word.is_dead() && !segment.hot.expired(word, stamp);
-        let ledger = if known && (word.dest() == dest || word.is_frozen()) {
-            segment.try_lock()
-        } else {
-            Some(segment.lock())
-        };
+        let stamp = arrival.stamp();
+        let here = word.dest() == arrival.dest && !segment.hot.expired(word, stamp);
+        let ledger =
+            if here && !word.is_dead() { segment.try_lock() } else { Some(segment.lock()) };
         let learn = match ledger {
-            Some(ledger) => self.learn_locked(segment, ledger, key, dest, now, again),
-            None if word.dest() == dest => {
+            Some(ledger) => self.learn_locked(segment, ledger, arrival, word, again),
+            None => {
                 // Its place in the order of eviction stays that of the refresh before.
-                self.shards.replace(key, word, word.with_seen(stamp));
+                self.shards.replace(arrival.hash, arrival.key, word, word.with_seen(stamp));
                 Learn::Known
             }
-            // A loop moves stations with every frame, and nobody shall wait for those. Whether the
-            // time is over is for the next one to ask.
-            None => Learn::Refused(Refusal::Damped),
         };
         self.tally.tell(learn)
     }
@@ -74,24 +88,24 @@ impl Fdb {
         &self,
         segment: &Segment,
         mut ledger: MutexGuard<'_, Ledger>,
-        key: Key,
-        dest: Dest,
-        now: Tick,
+        arrival: Arrival,
+        word: Word,
         again: impl FnOnce() -> Word,
     ) -> Learn {
-        let stamp = Stamp::of(now);
         let Some(limits) = ledger.limits.filter(|limits| limits.learning) else {
             return Learn::Refused(Refusal::Disabled);
         };
         // Whoever writes this key holds the segment's lock: what the table says now stays.
-        if again().is_dead() {
-            return self.admit(segment, &mut ledger, &limits, (key, dest), now);
+        if word.is_dead() && again().is_dead() {
+            return self.admit(segment, &mut ledger, &limits, arrival);
         }
+        let Arrival { key, hash, dest, .. } = arrival;
+        let stamp = arrival.stamp();
         let here = |word: Word| {
             word.is_learned() && word.dest() == dest && !segment.hot.expired(word, stamp)
         };
         let refreshed = |word: Word| here(word).then(|| word.with_seen(stamp));
-        match self.shards.find_and(key, refreshed) {
+        match self.shards.find_and(hash, key, refreshed) {
             Some(found) if here(found.word) => {
                 ledger.touch(found.node);
                 Learn::Known
@@ -103,12 +117,10 @@ impl Fdb {
             Some(found) if segment.hot.expired(found.word, stamp) => {
                 self.drop_found(&mut ledger, key, found);
                 self.tally.expired.add(1);
-                self.admit(segment, &mut ledger, &limits, (key, dest), now)
+                self.admit(segment, &mut ledger, &limits, arrival)
             }
-            Some(found) => {
-                self.relocate(segment, &mut ledger, &limits, (key, dest), (found, stamp))
-            }
-            None => self.admit(segment, &mut ledger, &limits, (key, dest), now),
+            Some(found) => self.relocate(segment, &mut ledger, &limits, arrival, found),
+            None => self.admit(segment, &mut ledger, &limits, arrival),
         }
     }
 
@@ -118,9 +130,9 @@ impl Fdb {
         segment: &Segment,
         ledger: &mut Ledger,
         limits: &SegmentLimits,
-        (key, dest): (Key, Dest),
-        now: Tick,
+        arrival: Arrival,
     ) -> Learn {
+        let Arrival { key, hash, dest, now } = arrival;
         let mut evicted = None;
         let node = loop {
             let fill = Fill {
@@ -147,22 +159,21 @@ impl Fdb {
                 && ledger.owner_in(own) == Some(dest)
                 && let Some((gone, node)) = ledger.exchange(key, own)
             {
-                self.shards.kill(gone);
+                self.shards.kill(self.shards.hash(gone), gone);
                 ledger.note_eviction();
                 evicted = Some(dest);
                 break node;
             }
             let Some(payer) = payer.and_then(|payer| self.make_room(ledger, payer)) else {
-                if evicted.is_some() {
-                    self.tally.release();
-                }
+                // Where a limit is above zero and exceeded, there is an entry that can go.
+                debug_assert!(evicted.is_none(), "entries went for nothing");
                 return Learn::Refused(Refusal::Limit);
             };
             if evicted.replace(payer).is_some() {
                 self.tally.release();
             }
         };
-        self.shards.put(key, Word::new(dest, Origin::Learned, Stamp::of(now)), node);
+        self.shards.put(hash, key, arrival.word(), node);
         ledger.note_learned();
         let aging = segment.hot.aging();
         if aging != 0 {
@@ -177,19 +188,19 @@ impl Fdb {
         segment: &Segment,
         ledger: &mut Ledger,
         limits: &SegmentLimits,
-        (key, dest): (Key, Dest),
-        (found, now): (Found, Stamp),
+        arrival: Arrival,
+        found: Found,
     ) -> Learn {
+        let Arrival { key, dest, .. } = arrival;
         let cap = limits.cap(dest);
         if cap == 0 {
             return Learn::Refused(Refusal::Limit);
         }
-        let moves = match ledger.moves(found.node).attempt(now, self.damping) {
+        let moves = match ledger.moves(found.node).attempt(arrival.stamp(), self.damping) {
             Verdict::Follow(moves) => moves,
             Verdict::Held => return Learn::Refused(Refusal::Damped),
             Verdict::Freeze(moves) => {
                 ledger.set_moves(found.node, moves);
-                self.shards.put(key, found.word.with_frozen(), found.node);
                 ledger.note_damped();
                 return Learn::Refused(Refusal::Damped);
             }
@@ -204,7 +215,7 @@ impl Fdb {
         self.owners.appeared(key.segment(), appeared);
         self.owners.vanished(key.segment(), vanished);
         ledger.set_moves(found.node, moves);
-        self.shards.put(key, Word::new(dest, Origin::Learned, now), found.node);
+        self.shards.put(found.hash, key, arrival.word(), found.node);
         segment.hot.bump();
         ledger.note_move();
         Learn::Moved { from }
@@ -226,7 +237,7 @@ impl Fdb {
         let (key, node) = ledger.oldest(owner)?;
         let vanished = ledger.drop_entry(node, Origin::Learned);
         self.owners.vanished(key.segment(), vanished);
-        self.shards.kill(key);
+        self.shards.kill(self.shards.hash(key), key);
         ledger.note_eviction();
         Some(dest)
     }
@@ -242,7 +253,7 @@ impl Fdb {
     pub(crate) fn drop_found(&self, ledger: &mut Ledger, key: Key, found: Found) {
         let vanished = ledger.drop_entry(found.node, found.word.origin());
         self.owners.vanished(key.segment(), vanished);
-        self.shards.kill(key);
+        self.shards.kill(found.hash, key);
         if found.word.is_learned() {
             self.tally.release();
         }
@@ -292,6 +303,105 @@ impl Fdb {
         // Later ends are the rule: then the line is only read.
         if tick < self.deadline.load(Ordering::Relaxed) {
             self.deadline.fetch_min(tick, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Damping, Lookup, PortId};
+    use encap::MacAddr;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    const RED: SegmentId = SegmentId(1);
+
+    fn station(n: u64) -> StationMac {
+        MacAddr::from_bits(0x0200_0000_0000 | n).station().unwrap()
+    }
+
+    const fn port(slot: u16) -> Dest {
+        Dest::Port(PortId { slot, generation: 0 })
+    }
+
+    fn table(limits: SegmentLimits) -> Fdb {
+        let fdb = Fdb::default();
+        fdb.configure_segment(RED, limits);
+        fdb
+    }
+
+    /// Learns while somebody else has the segment's lock, and lets go of it when there is an answer
+    /// or patience has run out. Returns the answer, and whether it was given without the lock.
+    fn learn_locked_out(
+        fdb: &Fdb,
+        mac: StationMac,
+        dest: Dest,
+        now: Tick,
+        patience: Duration,
+    ) -> (Learn, bool) {
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let ledger = fdb.segments.get(RED).unwrap().lock();
+            scope.spawn(move || tell.send(fdb.learn(RED, mac, dest, now)));
+            let early = told.recv_timeout(patience).ok();
+            drop(ledger);
+            (early.unwrap_or_else(|| told.recv().unwrap()), early.is_some())
+        })
+    }
+
+    #[test]
+    fn a_refresh_waits_for_nobody_and_counts() {
+        let limits = SegmentLimits::default();
+        let fdb = table(limits);
+        fdb.learn(RED, station(1), port(1), Tick(0));
+        let refreshed = Tick(2000);
+        let learn = learn_locked_out(&fdb, station(1), port(1), refreshed, Duration::from_secs(10));
+        assert_eq!(learn, (Learn::Known, true));
+        let found = |ms| fdb.lookup(RED, station(1).get(), Tick(ms));
+        assert_eq!(found(limits.aging_ms), Lookup::from(port(1)));
+        assert_eq!(found(limits.aging_ms + refreshed.0), Lookup::Unknown);
+    }
+
+    /// Who says that a station is held, or that it moved, knows: the books say so.
+    #[test]
+    fn a_station_that_was_held_moves_once_it_may_whoever_has_the_lock() {
+        let damping = Damping::default();
+        let fdb = table(SegmentLimits::default());
+        for n in 0..=u16::from(damping.moves) {
+            fdb.learn(RED, station(1), port(n), Tick(0));
+        }
+        let refused = Learn::Refused(Refusal::Damped);
+        assert_eq!(fdb.learn(RED, station(1), port(9), Tick(0)), refused);
+        let held = port(damping.moves.into());
+        // It has a last word where it was, while it was held.
+        assert_eq!(fdb.learn(RED, station(1), held, Tick(damping.freeze_ms - 100)), Learn::Known);
+        let after = Tick(damping.freeze_ms);
+        let learn = learn_locked_out(&fdb, station(1), port(9), after, Duration::from_millis(50));
+        assert_eq!(learn, (Learn::Moved { from: held }, false));
+        assert_eq!(fdb.totals().damped, 1);
+    }
+
+    /// Limits that were lowered a moment ago, before anybody has evicted: a stranger pays for all.
+    #[test]
+    fn a_stranger_gives_back_the_places_of_all_who_made_room_for_it() {
+        let lowered = SegmentLimits { max_macs: 8, per_port: 8, ..SegmentLimits::default() };
+        for (name, limits, left) in [
+            ("the segment's", SegmentLimits { max_macs: 3, ..lowered }, 3),
+            ("the port's", SegmentLimits { per_port: 2, ..lowered }, 6),
+            ("both", SegmentLimits { max_macs: 3, per_port: 2, ..lowered }, 3),
+        ] {
+            let fdb = table(lowered);
+            for n in 0..8 {
+                fdb.learn(RED, station(n), port(n as u16 % 2), Tick(0));
+            }
+            fdb.segments.get(RED).unwrap().lock().limits = Some(limits);
+            let learn = fdb.learn(RED, station(9), port(1), Tick(0));
+            assert!(matches!(learn, Learn::New { evicted: Some(_) }), "{name}: {learn:?}");
+            assert_eq!(fdb.counts(RED).learned, left, "{name}");
+            let full = |max| fdb.tally.is_full(max);
+            assert!(full(left) && !full(left + 1), "{name}: {:?}", fdb.tally);
         }
     }
 }

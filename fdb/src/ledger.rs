@@ -212,8 +212,9 @@ impl Ledger {
         (id, self.append(id, dest, origin))
     }
 
-    /// Puts an entry in the place of the oldest one of the owner in this slot: as if that one were forgotten and this
-    /// one added, but nobody's number of entries changes. Returns who went, and the node.
+    /// Puts an entry in the place of the oldest one of the owner in this slot: as if that one were
+    /// forgotten and this one added, but nobody's number of entries changes. Returns who went, and
+    /// the node.
     pub(crate) fn exchange(&mut self, key: Key, slot: u32) -> Option<(Key, u32)> {
         let (gone, id) = self.head(slot, Origin::Learned)?;
         self.take(id, Origin::Learned);

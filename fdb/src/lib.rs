@@ -16,16 +16,19 @@
 //!
 //! # Who waits for whom
 //!
-//! Looking up takes no lock, nor does learning what is known. Strangers and moves lock their
-//! segment, then one of 64 shards of the table, for a fraction of a microsecond; a refresh that
-//! finds the segment locked writes its stamp without. `table.rs` has the argument why a reader
+//! Looking up takes no lock, nor does learning what is known. Strangers and moves, followed or
+//! not, lock their segment, then one of 64 shards of the table, for a fraction of a microsecond; a
+//! refresh that finds the segment locked writes its stamp without. `table.rs` has the argument why a reader
 //! never sees half an entry. Workers go through a [`Reader`] of their own.
 //!
 //! Time is an argument ([`Tick`]) and kept in tenths of a second.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod checked;
 mod damping;
 mod edit;
+mod epoch;
 mod fdb;
 mod learn;
 mod ledger;

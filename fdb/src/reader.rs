@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use encap::{MacAddr, StationMac};
 
+use crate::epoch::Held;
+use crate::learn::Arrival;
 use crate::shard::{SHARDS, Shards};
 use crate::table::Table;
 use crate::word::{Key, Stamp, Word};
@@ -18,7 +20,7 @@ use crate::{Dest, Fdb, Learn, Lookup, PortId, Refusal, SegmentId, Tick};
 #[derive(Debug)]
 pub struct Reader {
     fdb: Arc<Fdb>,
-    view: View,
+    tables: Tables,
     /// The station that was known last: a port's frames mostly come from one.
     known: Known,
 }
@@ -51,43 +53,23 @@ impl Known {
     }
 }
 
-/// The published tables of a moment.
-#[derive(Debug)]
-struct View {
-    tables: Box<[Table; SHARDS]>,
-    epoch: u64,
+type Tables = Held<Box<[Table; SHARDS]>>;
+
+/// The entry of a key in the published tables.
+#[inline]
+fn read(tables: &mut Tables, shards: &Shards, hash: u64, key: Key) -> Word {
+    tables.current(shards.epoch(), || load(shards))[Shards::shard_of(hash)].read(hash, key)
 }
 
-impl View {
-    fn of(shards: &Shards) -> Self {
-        // Before the tables: if one is published meanwhile, the next call looks again.
-        let epoch = shards.epoch();
-        Self { tables: Box::new(std::array::from_fn(|shard| shards.table(shard))), epoch }
-    }
-
-    #[inline]
-    fn table(&mut self, shards: &Shards, hash: u64) -> &Table {
-        if shards.epoch() != self.epoch {
-            self.renew(shards);
-        }
-        &self.tables[Shards::shard_of(hash)]
-    }
-
-    #[inline]
-    fn read(&mut self, shards: &Shards, hash: u64, key: Key) -> Word {
-        self.table(shards, hash).read(hash, key)
-    }
-
-    #[cold]
-    fn renew(&mut self, shards: &Shards) {
-        *self = Self::of(shards);
-    }
+#[cold]
+fn load(shards: &Shards) -> Box<[Table; SHARDS]> {
+    Box::new(std::array::from_fn(|shard| shards.table(shard)))
 }
 
 impl Reader {
     pub(crate) fn new(fdb: Arc<Fdb>) -> Self {
-        let view = View::of(&fdb.shards);
-        Self { fdb, view, known: Known::NOBODY }
+        let tables = Held::new(fdb.shards.epoch(), || load(&fdb.shards));
+        Self { fdb, tables, known: Known::NOBODY }
     }
 
     /// The shared table.
@@ -104,7 +86,7 @@ impl Reader {
         let Some(key) = Key::of_destination(segment, mac) else { return Lookup::Unknown };
         let fdb = &*self.fdb;
         let Some(segment) = fdb.segments.get(segment) else { return Lookup::Unknown };
-        let word = self.view.read(&fdb.shards, fdb.shards.hash(key), key);
+        let word = read(&mut self.tables, &fdb.shards, fdb.shards.hash(key), key);
         if word.is_dead() || segment.hot.expired(word, Stamp::of(now)) {
             return Lookup::Unknown;
         }
@@ -127,33 +109,20 @@ impl Reader {
             return Learn::Known;
         }
         let hash = fdb.shards.hash(key);
-        let word = self.view.read(&fdb.shards, hash, key);
+        let word = read(&mut self.tables, &fdb.shards, hash, key);
         if let Some(learn) = segment.hot.learn_unwritten(word, dest, stamp) {
             if learn == Learn::Known {
                 self.known = Known { key: key.raw(), dest, generation, stamp };
             }
             return fdb.tally.tell(learn);
         }
-        let view = &mut self.view;
-        fdb.learn_written(segment, key, word, dest, now, || view.read(&fdb.shards, hash, key))
-    }
-
-    /// Tells that this station will be looked up or learned soon. Who has several frames at hand and
-    /// announces them all before the first one waits for the memory once, not for each: in a table
-    /// that is larger than the processor's caches, that is most of what a look-up costs.
-    #[inline(always)]
-    pub fn announce(&mut self, segment: SegmentId, mac: MacAddr) {
-        if let Some(key) = Key::of_destination(segment, mac) {
-            let shards = &self.fdb.shards;
-            let hash = shards.hash(key);
-            self.view.table(shards, hash).touch(hash);
-        }
+        let (tables, arrival) = (&mut self.tables, Arrival { key, hash, dest, now });
+        fdb.learn_written(segment, arrival, word, || read(tables, &fdb.shards, hash, key))
     }
 
     /// Lets go of tables that have been replaced.
     pub fn release(&mut self) {
-        if self.fdb.shards.epoch() != self.view.epoch {
-            self.view.renew(&self.fdb.shards);
-        }
+        let shards = &self.fdb.shards;
+        self.tables.current(shards.epoch(), || load(shards));
     }
 }

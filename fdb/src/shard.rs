@@ -4,13 +4,14 @@
 //! other shard's. Nothing is locked under a shard's lock.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 
+use crate::epoch::Epoch;
 use crate::table::{Cell, Probe, Table};
 use crate::word::{Key, Word};
 
@@ -73,6 +74,8 @@ impl Shard {
 /// An entry as its shard knows it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
+    /// Its key's hash.
+    pub(crate) hash: u64,
     pub(crate) word: Word,
     pub(crate) node: u32,
 }
@@ -81,26 +84,25 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct Shards {
     shards: Box<[Shard]>,
-    /// Counts publications. A reader that holds on to tables compares it first: the count goes up
-    /// after a table is published and before anything is written to it alone, so that who sees
-    /// the old count may read the old table.
-    epoch: AtomicU64,
+    epoch: Epoch,
     hasher: SeedableRandomState,
 }
 
 impl Shards {
     pub(crate) fn new(seed: Option<u64>) -> Self {
-        // The standard library's state is seeded by the operating system.
-        let seed = seed.unwrap_or_else(|| std::hash::RandomState::new().hash_one(SHARDS));
+        let hasher = match seed {
+            Some(seed) => SeedableRandomState::with_seed(seed, SharedSeed::global_fixed()),
+            None => {
+                // The standard library's state is seeded by the operating system.
+                let seed = std::hash::RandomState::new().hash_one(SHARDS);
+                SeedableRandomState::with_seed(seed, SharedSeed::global_random())
+            }
+        };
         let shard = || {
             let core = Core::empty(MIN_SLOTS);
             Shard { published: ArcSwap::from_pointee(core.table.clone()), core: Mutex::new(core) }
         };
-        Self {
-            shards: (0..SHARDS).map(|_| shard()).collect(),
-            epoch: AtomicU64::new(0),
-            hasher: SeedableRandomState::with_seed(seed, SharedSeed::global_random()),
-        }
+        Self { shards: (0..SHARDS).map(|_| shard()).collect(), epoch: Epoch::default(), hasher }
     }
 
     /// The hash of a key: its top bits choose the shard, its low bits the bucket.
@@ -115,10 +117,10 @@ impl Shards {
         (hash >> (64 - SHARDS.trailing_zeros())) as usize
     }
 
-    /// Changes when any shard has published a new table.
+    /// Counts the tables that any shard has published.
     #[inline]
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+    pub(crate) const fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// The published tables, in the order of [`Self::shard_of`].
@@ -137,36 +139,34 @@ impl Shards {
     }
 
     /// Makes an entry look younger, without a lock. May be lost to a rebuild.
-    pub(crate) fn replace(&self, key: Key, old: Word, new: Word) {
-        let hash = self.hash(key);
+    pub(crate) fn replace(&self, hash: u64, key: Key, old: Word, new: Word) {
         self.shards[Self::shard_of(hash)].published.load().replace(hash, key, old, new);
     }
 
     /// The entry of a key. Stable while the segment's lock is held, but for its stamp.
     pub(crate) fn find(&self, key: Key) -> Option<Found> {
-        self.find_and(key, |_| None)
+        self.find_and(self.hash(key), key, |_| None)
     }
 
     /// The entry of a key as it stood, and the word that it gets if `change` has another one for
     /// it. Under the segment's lock.
     pub(crate) fn find_and(
         &self,
+        hash: u64,
         key: Key,
         change: impl FnOnce(Word) -> Option<Word>,
     ) -> Option<Found> {
-        let hash = self.hash(key);
         let core = self.shards[Self::shard_of(hash)].lock();
         let Probe::Found(place) = core.table.probe(hash, key) else { return None };
         let word = core.table.word(place);
         if let Some(new) = change(word) {
             core.table.set_word(place, new);
         }
-        Some(Found { word, node: core.table.node(place) })
+        Some(Found { hash, word, node: core.table.node(place) })
     }
 
     /// Writes an entry, old or new. Under the segment's lock.
-    pub(crate) fn put(&self, key: Key, word: Word, node: u32) {
-        let hash = self.hash(key);
+    pub(crate) fn put(&self, hash: u64, key: Key, word: Word, node: u32) {
         let shard = &self.shards[Self::shard_of(hash)];
         let mut core = shard.lock();
         while !core.put(hash, key, word, node) {
@@ -175,8 +175,7 @@ impl Shards {
     }
 
     /// Removes an entry. Under the segment's lock.
-    pub(crate) fn kill(&self, key: Key) {
-        let hash = self.hash(key);
+    pub(crate) fn kill(&self, hash: u64, key: Key) {
         let shard = &self.shards[Self::shard_of(hash)];
         let mut core = shard.lock();
         core.kill(hash, key);
@@ -193,8 +192,7 @@ impl Shards {
             next.put(self.hash(key), key, word, core.table.node(place));
         }
         *core = next;
-        shard.published.store(Arc::new(core.table.clone()));
-        self.epoch.fetch_add(1, Ordering::Release);
+        self.epoch.publish(|| shard.published.store(Arc::new(core.table.clone())));
     }
 
     /// Bytes allocated.
@@ -210,6 +208,7 @@ impl Shards {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checked::{Checked, explore};
     use crate::word::Stamp;
     use crate::{Dest, Origin, PortId, SegmentId, Tick};
     use encap::MacAddr;
@@ -224,12 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn a_seed_makes_a_run_repeatable_and_none_does_not() {
+        // Nothing of what differs from process to process is in it.
+        let same = SeedableRandomState::with_seed(7, SharedSeed::global_fixed());
+        let seeded = |seed| Shards::new(seed).hash(key(1));
+        assert_eq!(seeded(Some(7)), same.hash_one(key(1).raw()));
+        assert_ne!(seeded(Some(8)), seeded(Some(7)));
+        assert_ne!(seeded(None), seeded(None));
+    }
+
+    #[test]
     fn grows_shrinks_and_loses_nothing() {
         let shards = Shards::new(Some(7));
         let small = shards.bytes();
         let many = if cfg!(miri) { 2_000 } else { 40_000 };
         for n in 0..many {
-            shards.put(key(n), word(n), n as u32);
+            shards.put(shards.hash(key(n)), key(n), word(n), n as u32);
         }
         for n in 0..many {
             let found = shards.find(key(n)).unwrap();
@@ -237,13 +246,13 @@ mod tests {
             assert_eq!(shards.read(shards.hash(key(n)), key(n)), word(n));
         }
         assert!(shards.find(key(many)).is_none());
-        let (full, epoch) = (shards.bytes(), shards.epoch());
+        let (full, epoch) = (shards.bytes(), shards.epoch().count());
         assert!(full < small + many as usize * 64, "{full} bytes");
         for n in 0..many - 10 {
-            shards.kill(key(n));
-            shards.kill(key(n));
+            shards.kill(shards.hash(key(n)), key(n));
+            shards.kill(shards.hash(key(n)), key(n));
         }
-        assert!(shards.epoch() > epoch);
+        assert!(shards.epoch().count() > epoch);
         assert!(shards.bytes() < full / 4);
         assert_eq!(shards.tables().map(|table| table.iter().count()).sum::<usize>(), 10);
         for n in many - 10..many {
@@ -255,46 +264,12 @@ mod tests {
     fn a_stream_of_strangers_does_not_fill_it_up() {
         let shards = Shards::new(None);
         for n in 0..if cfg!(miri) { 3_000 } else { 100_000 } {
-            shards.put(key(n), word(n), 0);
+            shards.put(shards.hash(key(n)), key(n), word(n), 0);
             if n >= 100 {
-                shards.kill(key(n - 100));
+                shards.kill(shards.hash(key(n - 100)), key(n - 100));
             }
         }
         assert!(shards.bytes() < 64 * 1024, "{} bytes", shards.bytes());
-    }
-
-    /// The model checker's cell.
-    #[derive(Debug)]
-    struct Checked(loom::sync::atomic::AtomicU64);
-
-    impl Default for Checked {
-        fn default() -> Self {
-            Self(loom::sync::atomic::AtomicU64::new(0))
-        }
-    }
-
-    impl Cell for Checked {
-        fn get(&self) -> u64 {
-            self.0.load(Ordering::Acquire)
-        }
-
-        fn set(&self, value: u64) {
-            // A swap, since loom lets a plain store fall between the two halves of a concurrent
-            // compare-exchange, which C++ [atomics.order] rules out.
-            self.0.swap(value, Ordering::Release);
-        }
-
-        fn replace(&self, old: u64, new: u64) {
-            let _ = self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
-        }
-    }
-
-    /// In every order that the memory model allows, with at most three threads' switches that were
-    /// not waited for.
-    fn explore(model: impl Fn() + Sync + Send + 'static) {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(3);
-        builder.check(model);
     }
 
     fn slot(table: &Table<Checked>, key: Key) -> crate::table::Place {

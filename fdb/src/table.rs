@@ -22,7 +22,7 @@
 //! An entry stays in its slot as long as it lives, so a reader finds it whoever else comes and
 //! goes. A larger table is filled under the shard's lock and published whole; who still reads the
 //! old one sees the state of the moment before. What is written after the publication is visible
-//! to a reader that looks at the epoch first (see [`crate::shard`]).
+//! to a reader that looks at the epoch first (see [`crate::epoch`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +40,8 @@ pub(crate) trait Cell: Default {
     fn set(&self, value: u64);
     /// Writes `new` where `old` stands; otherwise nothing happens.
     fn replace(&self, old: u64, new: u64);
+    /// Adds one, after all that was written before.
+    fn add_one(&self);
 }
 
 impl Cell for AtomicU64 {
@@ -56,6 +58,10 @@ impl Cell for AtomicU64 {
     fn replace(&self, old: u64, new: u64) {
         // Losing to another writer is fine: every caller's write is a hint.
         let _ = self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    fn add_one(&self) {
+        self.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -147,7 +153,8 @@ impl<C: Cell> Bucket<C> {
             if found == 0 {
                 return if before.turned_away() { Err(TurnedAway) } else { Ok(Word::DEAD) };
             }
-            // One, two or four.
+            // One, two or four; more than one bit if the key changed slots between two of the
+            // comparisons. Whichever word is taken then, the changes say so.
             let word = Word::from_raw(self.words[(found >> 1).min(WAYS - 1)].get());
             if self.state().changes() == before.changes() {
                 return Ok(word);
@@ -242,14 +249,6 @@ impl<C: Cell> Table<C> {
             Some(Err(TurnedAway)) => self.read_further_on(hash, key),
             None => Word::DEAD,
         }
-    }
-
-    /// Reads the bucket of a key without asking what is in it. Nothing waits for what comes of it, so
-    /// the memory's answers to several calls in a row come at once.
-    #[inline]
-    pub(crate) fn touch(&self, hash: u64) {
-        let mask = self.buckets.len() - 1;
-        std::hint::black_box(self.buckets.get(hash as usize & mask).map(|bucket| bucket.state().0));
     }
 
     /// One key in some dozens is not in its own bucket.

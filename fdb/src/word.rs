@@ -99,15 +99,14 @@ impl Key {
     }
 }
 
-/// Where, how and when: bits 0–27 the stamp, 28 frozen, 29–30 the origin (zero: no entry),
-/// 31 whether a VTEP, 32–47 the slot, 48–63 its generation.
+/// Where, how and when: bits 0–27 the stamp, 29–30 the origin (zero: no entry), 31 whether a VTEP,
+/// 32–47 the slot, 48–63 its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
 impl Word {
     /// No entry.
     pub(crate) const DEAD: Self = Self(0);
-    const FROZEN: u64 = 1 << 28;
     const VTEP: u64 = 1 << 31;
 
     pub(crate) const fn new(dest: Dest, origin: Origin, seen: Stamp) -> Self {
@@ -158,20 +157,12 @@ impl Word {
         (self.0 >> 29) & 3 == 1
     }
 
-    pub(crate) const fn is_frozen(self) -> bool {
-        self.0 & Self::FROZEN != 0
-    }
-
     pub(crate) const fn seen(self) -> Stamp {
         Stamp(self.0 as u32 & Stamp::MASK)
     }
 
     pub(crate) const fn with_seen(self, seen: Stamp) -> Self {
         Self((self.0 & !(Stamp::MASK as u64)) | seen.0 as u64)
-    }
-
-    pub(crate) const fn with_frozen(self) -> Self {
-        Self(self.0 | Self::FROZEN)
     }
 }
 
@@ -195,11 +186,10 @@ mod tests {
                     let word = Word::new(dest, origin, seen);
                     assert_eq!((word.dest(), word.origin(), word.seen()), (dest, origin, seen));
                     assert_eq!(word.is_learned(), origin == Origin::Learned);
-                    assert!(!word.is_dead() && !word.is_frozen());
-                    let frozen = word.with_frozen().with_seen(Stamp::of(Tick(700)));
-                    assert!(frozen.is_frozen());
-                    assert_eq!((frozen.dest(), frozen.origin()), (dest, origin));
-                    assert_eq!(frozen.seen(), Stamp::of(Tick(700)));
+                    assert!(!word.is_dead());
+                    let later = word.with_seen(Stamp::of(Tick(700)));
+                    assert_eq!((later.dest(), later.origin()), (dest, origin));
+                    assert_eq!(later.seen(), Stamp::of(Tick(700)));
                 }
             }
         }

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use encap::{MacAddr, StationMac};
@@ -15,6 +15,8 @@ use fdb::{
 };
 
 const SEGMENTS: [SegmentId; 2] = [SegmentId(0), SegmentId(65_535)];
+/// Learned entries of both together: fewer than their own limits allow.
+const MAX_ENTRIES: u32 = 600;
 
 fn station(n: u64) -> StationMac {
     MacAddr::from_bits(0x0200_0000_0000 | n).station().unwrap()
@@ -56,44 +58,67 @@ fn someone(state: &mut u64, clock: &AtomicU64) -> u64 {
     1 + clock.load(Ordering::Relaxed) / 4 + random(state) % 600
 }
 
+/// One of those whose work the others wait for; also when it fails, so that the test ends.
+struct AtWork<'a>(&'a AtomicUsize);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn nobody_sees_a_place_that_is_not_the_stations() {
     const STEPS: u64 = if cfg!(miri) { 300 } else { 60_000 };
+    // What the readers find at the least: the learners go on until then, within reason.
+    const ENOUGH: u64 = if cfg!(miri) { 0 } else { 5000 };
     let damping = Damping { moves: 3, window_ms: 2000, freeze_ms: 1000 };
-    let fdb = Arc::new(Fdb::new(Settings { damping, ..Settings::default() }));
+    let settings = Settings { damping, max_entries: MAX_ENTRIES, ..Settings::default() };
+    let fdb = Arc::new(Fdb::new(settings));
     for segment in SEGMENTS {
         let limits = SegmentLimits { aging_ms: 1500, max_macs: 400, ..SegmentLimits::default() };
         fdb.configure_segment(segment, limits);
     }
     let clock = AtomicU64::new(0);
-    let seen = AtomicU64::new(0);
+    let (seen, learned) = (AtomicU64::new(0), SEGMENTS.map(|_| AtomicU64::new(0)));
+    let (learners, start) = (AtomicUsize::new(2), Barrier::new(5));
     thread::scope(|scope| {
         for seed in 0..2 {
-            let (fdb, clock, seen) = (&fdb, &clock, &seen);
+            let (fdb, clock, seen, learned) = (&fdb, &clock, &seen, &learned);
+            let (learners, start) = (&learners, &start);
             // Readers of the frames' path, who also learn.
             scope.spawn(move || {
                 let (mut reader, mut state) = (fdb.reader(), seed);
-                for step in 0..STEPS * 4 {
+                start.wait();
+                while learners.load(Ordering::Relaxed) > 0 {
                     let n = someone(&mut state, clock);
-                    let segment = SEGMENTS[step as usize % 2];
+                    let at = random(&mut state) as usize % 2;
+                    let segment = SEGMENTS[at];
                     let now = Tick(clock.load(Ordering::Relaxed));
                     let lookup = reader.lookup(segment, station(n).get(), now);
                     check(segment, n, lookup);
                     seen.fetch_add(u64::from(lookup != Lookup::Unknown), Ordering::Relaxed);
                     check(segment, n, fdb.lookup(segment, station(n).get(), now));
-                    if step % 8 == 0 {
+                    if random(&mut state).is_multiple_of(8) {
                         let dest = place(segment, n, random(&mut state) as u16 % 4);
-                        if let Learn::Moved { from } = reader.learn(segment, station(n), dest, now)
-                        {
-                            check(segment, n, from.into());
+                        match reader.learn(segment, station(n), dest, now) {
+                            Learn::Moved { from } => check(segment, n, from.into()),
+                            Learn::New { .. } => {
+                                learned[at].fetch_add(1, Ordering::Relaxed);
+                            }
+                            Learn::Known | Learn::Refused(_) => {}
                         }
                     }
                 }
             });
             // Learners and movers.
             scope.spawn(move || {
-                let mut state = seed + 10;
-                for _ in 0..STEPS {
+                let (_at_work, mut state) = (AtWork(learners), seed + 10);
+                start.wait();
+                for step in 0..STEPS * 100 {
+                    if step >= STEPS && seen.load(Ordering::Relaxed) >= ENOUGH {
+                        break;
+                    }
                     let now = Tick(clock.fetch_add(1, Ordering::Relaxed));
                     let n = someone(&mut state, clock);
                     let segment = SEGMENTS[random(&mut state) as usize % 2];
@@ -105,6 +130,7 @@ fn nobody_sees_a_place_that_is_not_the_stations() {
         // Control.
         scope.spawn(|| {
             let mut state = 99;
+            start.wait();
             for step in 0..STEPS / 4 {
                 let now = Tick(clock.load(Ordering::Relaxed));
                 let n = someone(&mut state, &clock);
@@ -134,7 +160,10 @@ fn nobody_sees_a_place_that_is_not_the_stations() {
             }
         });
     });
-    assert!(cfg!(miri) || seen.into_inner() > STEPS, "the readers found hardly anybody");
+    assert!(seen.into_inner() >= ENOUGH, "the readers found hardly anybody");
+    for learned in learned {
+        assert!(learned.into_inner() >= ENOUGH / 50, "the readers learned hardly anybody");
+    }
     settle(&fdb, clock.into_inner());
 }
 
@@ -158,12 +187,22 @@ fn settle(fdb: &Fdb, now: u64) {
         let owned: u32 = fdb.owners(segment).iter().map(|(_, count)| count).sum();
         assert_eq!(owned, counts.learned);
     }
+    let learned: u32 = SEGMENTS.iter().map(|segment| fdb.counts(*segment).learned).sum();
+    assert!(learned <= MAX_ENTRIES);
     assert_eq!(fdb.flush(Scope::all().with_pinned()), rows.len());
     assert_eq!(fdb.entries(Tick(now)), []);
+    // Every place among all entries was given back, and none twice: so many are free again.
+    fdb.configure_segment(SEGMENTS[0], SegmentLimits::default());
+    for n in 0..=MAX_ENTRIES {
+        let dest = place(SEGMENTS[0], 1, 0);
+        let learn = fdb.learn(SEGMENTS[0], station(n.into()), dest, Tick(now));
+        let evicted = (n == MAX_ENTRIES).then_some(dest);
+        assert_eq!(learn, Learn::New { evicted }, "the {n}th");
+    }
 }
 
 /// A station moves and tells everyone; who has heard must find it there or further, while
-/// strangers make the table grow and be rebuilt, and caches are warm (the readers' clock stands).
+/// strangers make the table grow and be rebuilt (the readers' clock stands).
 #[test]
 fn news_is_never_older_than_what_was_heard() {
     const ROUNDS: u64 = if cfg!(miri) { 40 } else { 12_000 };
@@ -177,9 +216,9 @@ fn news_is_never_older_than_what_was_heard() {
     let limits = SegmentLimits { aging_ms: 0, max_macs: 100_000, ..SegmentLimits::default() };
     fdb.configure_segment(segment, SegmentLimits { per_port: 3000, ..limits });
     let heard: Vec<AtomicU64> = (0..=STATIONS).map(|_| AtomicU64::new(0)).collect();
-    let over = AtomicBool::new(false);
+    let movers = AtomicUsize::new(1);
     thread::scope(|scope| {
-        let (fdb, heard, over) = (&fdb, &heard, &over);
+        let (fdb, heard, movers) = (&fdb, &heard, &movers);
         let version = |lookup| match lookup {
             Lookup::Port(PortId { generation, .. }) => u64::from(generation),
             _ => 0,
@@ -187,7 +226,7 @@ fn news_is_never_older_than_what_was_heard() {
         for seed in 0..2 {
             scope.spawn(move || {
                 let (mut reader, mut state) = (fdb.reader(), seed);
-                while !over.load(Ordering::Relaxed) {
+                while movers.load(Ordering::Relaxed) > 0 {
                     let n = 1 + random(&mut state) % STATIONS;
                     let least = heard[n as usize].load(Ordering::Acquire);
                     let found = version(reader.lookup(segment, station(n).get(), Tick(0)));
@@ -199,13 +238,14 @@ fn news_is_never_older_than_what_was_heard() {
         }
         scope.spawn(move || {
             let mut n = 1000;
-            while !over.load(Ordering::Relaxed) {
+            while movers.load(Ordering::Relaxed) > 0 {
                 n += 1;
                 let dest = Dest::Port(PortId { slot: 9999, generation: 0 });
                 fdb.learn(segment, station(n), dest, Tick(0));
             }
         });
         scope.spawn(move || {
+            let _at_work = AtWork(movers);
             for round in 1..=ROUNDS {
                 for n in 1..=STATIONS {
                     let port = PortId { slot: n as u16, generation: round as u16 };
@@ -213,7 +253,6 @@ fn news_is_never_older_than_what_was_heard() {
                     heard[n as usize].store(round, Ordering::Release);
                 }
             }
-            over.store(true, Ordering::Relaxed);
         });
     });
     assert_eq!(fdb.totals().moves, (ROUNDS - 1) * STATIONS);

@@ -41,7 +41,7 @@ fn a_million_entries_fit_into_128_bytes_each() {
     };
     fdb.configure_segment(SEGMENT, limits);
     let mut reader = fdb.reader();
-    assert!(fdb.memory() < 512 * 1024, "idle: {} bytes", fdb.memory());
+    assert!(fdb.memory() < 128 * 1024, "idle: {} bytes", fdb.memory());
 
     for n in 0..ENTRIES {
         let learn = reader.learn(SEGMENT, station(n), owner(n), Tick(n / 1000));

@@ -47,8 +47,8 @@ struct Entry {
 struct Model {
     limits: BTreeMap<SegmentId, SegmentLimits>,
     entries: BTreeMap<Key, Entry>,
-    /// Evicted entries, which a reader may still name for a second.
-    ghosts: Vec<(Key, Dest, u64)>,
+    /// Evicted entries, which a reader may still take for known for a tenth of a second.
+    ghosts: Vec<(Key, u64)>,
     order: u64,
     now: u64,
     bumped: bool,
@@ -97,15 +97,14 @@ impl Model {
 
     fn evict(&mut self, segment: SegmentId, owner: Dest) {
         let owned = self.learned().filter(|(key, e)| key.0 == segment && e.dest == owner);
-        let (key, entry) = owned.min_by_key(|(_, entry)| entry.order).expect("an entry to evict");
+        let (key, _) = owned.min_by_key(|(_, entry)| entry.order).expect("an entry to evict");
         self.entries.remove(&key);
-        self.ghosts.push((key, entry.dest, self.now));
+        self.ghosts.push((key, self.tenth()));
     }
 
-    /// Where this station was when it was evicted, within the last second.
-    fn haunts(&self, key: Key) -> impl Iterator<Item = Dest> {
-        let young = move |(k, _, at): &&(Key, Dest, u64)| *k == key && self.now - at < 1000;
-        self.ghosts.iter().filter(young).map(|(_, dest, _)| *dest)
+    /// Whether this station was evicted in this tenth of a second.
+    fn haunts(&self, key: Key) -> bool {
+        self.ghosts.iter().any(|(k, tenth)| *k == key && *tenth == self.tenth())
     }
 
     fn write(&mut self, key: Key, dest: Dest, origin: Origin) {
@@ -314,8 +313,8 @@ impl Pair {
 
     fn learn(&mut self, key: Key, dest: Dest, by_reader: bool) {
         let now = self.now();
-        // A reader may be late by a moment after an eviction.
-        let ghost = self.model.haunts(key).next().is_some();
+        // A reader may be late by a moment after an eviction, when it learns.
+        let ghost = self.model.haunts(key);
         let learn = if by_reader && !ghost {
             self.reader.learn(key.0, key.1, dest, now)
         } else {

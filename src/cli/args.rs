@@ -92,6 +92,21 @@ pub enum Verb {
     /// List and change the forwarding database.
     #[command(subcommand)]
     Fdb(FdbVerb),
+    /// List the nodes of the cluster, and give back the share of one that is gone.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// List the pods on this node.
+    #[command(subcommand)]
+    Pod(PodVerb),
+    /// List the addresses of this node's share that are not free.
+    #[command(subcommand)]
+    Ip(IpVerb),
+    /// Remove attachments whose namespace is gone, and free their addresses.
+    Gc {
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show what was dropped, by reason and place.
     Drops {
         /// Show the reasons that never occurred too.
@@ -185,6 +200,40 @@ pub enum SegmentVerb {
 pub enum PeerVerb {
     /// List remote VTEPs: segments, traffic each way, last heard, path MTU.
     List,
+}
+
+/// What to do with nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// List nodes: VTEP, shares of the pods' networks, how their pods are reached, last heard.
+    List,
+    /// Give back a node's share of the pods' networks.
+    ///
+    /// Refused while it has pods or shows signs of life. Without a name it is this node's own.
+    #[command(verbatim_doc_comment)]
+    Release {
+        /// The node's name. Default: this node.
+        name: Option<String>,
+    },
+}
+
+/// What to do with pods.
+#[derive(Debug, Subcommand)]
+pub enum PodVerb {
+    /// List pods: container, addresses, MAC, port, since when.
+    List,
+}
+
+/// What to do with addresses.
+#[derive(Debug, Subcommand)]
+pub enum IpVerb {
+    /// List the addresses that are used or rest.
+    List,
+    /// Have an address rest no longer, so that the next pod may get it.
+    Release {
+        /// The address.
+        address: String,
+    },
 }
 
 /// What to do with the forwarding database.

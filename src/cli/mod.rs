@@ -2,6 +2,7 @@
 //! shown. Tables and `--json` come from the structs that the socket carries.
 
 pub mod args;
+mod cluster_views;
 mod logging;
 mod output;
 mod request;

@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
-use super::args::{FdbVerb, PeerVerb, PortAdd, PortVerb, Scope, SegmentVerb, Verb};
+use super::args::{
+    FdbVerb, IpVerb, NodeVerb, PeerVerb, PodVerb, PortAdd, PortVerb, Scope, SegmentVerb, Verb,
+};
+use super::cluster_views;
 use super::output::Output;
 use super::views;
 use crate::config::PortSpec;
 use crate::control::client::{Client, ClientError, escape, with_query};
+use crate::control::cluster::{GcReport, IpRow, NodeRow, PodRow};
 use crate::control::model::{
     Done, DropRow, FdbRow, FdbScope, FdbStatic, Flushed, PeerRow, PortRow, ReloadReport,
     SegmentRow, Status,
@@ -36,10 +40,43 @@ pub(super) fn ask(verb: &Verb, socket: &Path, output: &mut Output) -> Result<(),
             output.show(&rows, || views::peers(&rows));
         }
         Verb::Fdb(verb) => fdb(verb, &client, output)?,
+        Verb::Node(verb) => node(verb, &client, output)?,
+        Verb::Pod(PodVerb::List) => {
+            let rows: Vec<PodRow> = client.get("/v1/pods")?;
+            output.show(&rows, || cluster_views::pods(&rows));
+        }
+        Verb::Ip(IpVerb::List) => {
+            let rows: Vec<IpRow> = client.get("/v1/ips")?;
+            output.show(&rows, || cluster_views::ips(&rows));
+        }
+        Verb::Ip(IpVerb::Release { address }) => {
+            let done: Done = client.delete(&format!("/v1/ips/{}", escape(address)))?;
+            output.show(&done, || format!("{}\n", done.done));
+        }
+        Verb::Gc { dry_run } => {
+            let path = if *dry_run { "/v1/gc?dry_run=true" } else { "/v1/gc" };
+            let report: GcReport = client.post(path, &())?;
+            output.show(&report, || cluster_views::gc(&report));
+        }
         Verb::Drops { all } => {
             let path = if *all { "/v1/drops?all=true" } else { "/v1/drops" };
             let rows: Vec<DropRow> = client.get(path)?;
             output.show(&rows, || views::drops(&rows));
+        }
+    }
+    Ok(())
+}
+
+fn node(verb: &NodeVerb, client: &Client, output: &mut Output) -> Result<(), ClientError> {
+    match verb {
+        NodeVerb::List => {
+            let rows: Vec<NodeRow> = client.get("/v1/nodes")?;
+            output.show(&rows, || cluster_views::nodes(&rows));
+        }
+        NodeVerb::Release { name } => {
+            let path = with_query("/v1/nodes/release", &[("name", name.as_deref())]);
+            let done: Done = client.post(&path, &())?;
+            output.show(&done, || format!("{}\n", done.done));
         }
     }
     Ok(())

@@ -199,6 +199,9 @@ pub(super) fn status(status: &Status) -> String {
         };
         lines.push(("offload", format!("{} {}{again}", row.name, offload(row.state))));
     }
+    if let Some(cluster) = &status.cluster {
+        lines.extend(super::cluster_views::status(cluster));
+    }
     let totals = &status.totals;
     lines.push((
         "objects",
@@ -246,7 +249,7 @@ const fn offload(state: OffloadState) -> &'static str {
 }
 
 /// A length of time with two units at most: `250ms`, `12.3s`, `5m`, `1h30m`, `3d4h`.
-fn span(millis: u64) -> String {
+pub(super) fn span(millis: u64) -> String {
     let pair = |big: u64, unit: &str, small: u64, unit_below: &str| match small {
         0 => format!("{big}{unit}"),
         _ => format!("{big}{unit}{small}{unit_below}"),

@@ -55,6 +55,8 @@ pub struct Membership {
     pub(super) guard: Guard,
     pub(super) store: StoreState,
     pub(super) refused: Option<String>,
+    /// What is wrong on this side, by what it is about.
+    pub(super) notes: BTreeMap<&'static str, String>,
     cluster: Option<String>,
     sequence: u64,
     listed: bool,
@@ -121,6 +123,7 @@ impl Membership {
             guard: Guard::default(),
             store: StoreState::default(),
             refused: None,
+            notes: BTreeMap::new(),
             cluster: None,
             sequence: 0,
             listed: false,
@@ -183,6 +186,12 @@ impl Membership {
         &self.own
     }
 
+    /// The podCIDRs that this node has, as far as known.
+    #[must_use]
+    pub fn own_shares(&self) -> Vec<IpNet> {
+        self.own_entry().map(|(_, entry)| entry.node.pod_cidrs.clone()).unwrap_or_default()
+    }
+
     /// This node says something else of itself from now on. Its name and identity stay.
     pub fn set_own(&mut self, own: Own) {
         self.changed |= own != self.own;
@@ -202,6 +211,15 @@ impl Membership {
             known.get(net).copied().unwrap_or_else(|| self.exceptions.next_generation(net))
         };
         nets.iter().map(|net| Exception { net: *net, generation: generation(net) }).collect()
+    }
+
+    /// Something is wrong on this side, or no longer: an alarm of the next view.
+    pub fn note(&mut self, about: &'static str, what: Option<String>) {
+        let before = match what.clone() {
+            Some(what) => self.notes.insert(about, what),
+            None => self.notes.remove(about),
+        };
+        self.changed |= before != what;
     }
 
     /// When a further list could confirm deletions that were held back.

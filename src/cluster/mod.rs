@@ -2,15 +2,24 @@
 //! follows from it for this node.
 //!
 //! A store says what is (the configuration file, etcd or the Kubernetes API), as [`store::Update`]s;
-//! [`membership`] decides what of it is believed, and yields [`model::View`]s.
+//! [`membership`] decides what of it is believed, and yields [`model::View`]s. [`feed`] runs both:
+//! [`start`] it.
 
+pub mod backoff;
 mod claims;
 pub mod conflist;
+pub mod etcd;
+pub mod feed;
+mod fixed;
 pub mod guard;
+pub mod identity;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod last_good;
 pub mod membership;
 pub mod model;
 pub mod rules;
 pub mod store;
 mod view;
+
+pub use feed::{Feed, Identity, Requests, StartError, start};

@@ -43,6 +43,9 @@ impl Membership {
 
     fn own_alarms(&self) -> Vec<Alarm> {
         let mut alarms = Vec::new();
+        for (about, what) in &self.notes {
+            alarms.push(Alarm { subject: (*about).to_owned(), message: what.clone() });
+        }
         let mut say = |message| alarms.push(Alarm { subject: self.own.name.clone(), message });
         if let Some(why) = &self.refused {
             say(format!("this node is refused: {why}"));

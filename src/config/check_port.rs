@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::address::family;
 use super::reader::shorten;
 use super::{
-    IfName, Name, Netns, Port, PortMode, PortSpec, Problem, Route, RouteSpec, Segment, TrunkSpec,
-    derived_mac,
+    IfName, Name, Netns, Port, PortMode, PortSpec, Problem, Role, Route, RouteSpec, Segment,
+    TrunkSpec, derived_mac,
 };
 
 /// The least MTU of IPv4 (RFC 791 section 3.2), and the most of a TAP device: `TUN_MAX` in
@@ -163,7 +163,9 @@ impl<'a> PortRules<'a> {
             mac: mac?,
             addresses,
             routes,
+            neighbours: Vec::new(),
             mtu,
+            role: Role::Station,
         };
         self.among_others(&port, spec, &mut say);
         (say.problems.len() == before).then_some(port)
@@ -364,7 +366,7 @@ fn routes(specs: &[RouteSpec], nets: Option<&[IpNet]>, say: &mut Say<'_>) -> Vec
         } else if routes.iter().any(|route| route.to == to) {
             say.say(format!("{key}to"), format!("{to} is already in the list"));
         } else {
-            routes.push(Route { to, via });
+            routes.push(Route { to, via, src: None, onlink: false });
         }
     }
     routes

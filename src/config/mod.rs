@@ -29,7 +29,7 @@ pub use check_segment::check_segment;
 pub use cluster::{Cluster, Etcd, Kubernetes, Mode, Network, StaticNode, Store};
 pub use error::{ConfigError, Problem, render_error};
 pub use names::{IfName, Name, NameError, Netns};
-pub use port::{Port, PortMode, PortSpec, Route, RouteSpec, TrunkSpec, derived_mac};
+pub use port::{Port, PortMode, PortSpec, Role, Route, RouteSpec, TrunkSpec, derived_mac};
 pub use segment::{Segment, SegmentSpec, UnknownUnicast};
 
 /// Where the daemon and its command line look for the configuration.

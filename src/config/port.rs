@@ -87,8 +87,27 @@ pub struct Port {
     pub addresses: Vec<IpNet>,
     /// The routes through its device.
     pub routes: Vec<Route>,
+    /// Addresses that its device never asks for, and whose they are.
+    pub neighbours: Vec<(IpAddr, StationMac)>,
     /// The MTU of its device; `None`: underlay path MTU minus the overhead.
     pub mtu: Option<u16>,
+    /// Who is behind it.
+    pub role: Role,
+}
+
+/// Who is behind a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Whoever has a MAC address, in a segment of the configuration.
+    #[default]
+    Station,
+    /// One pod, whose addresses are the port's.
+    Pod {
+        /// Whether it may send from others' addresses.
+        spoof: bool,
+    },
+    /// The node's own kernel.
+    Gateway,
 }
 
 /// Which segments a port is in. A segment is at most once on a port.
@@ -112,6 +131,10 @@ pub struct Route {
     pub to: IpNet,
     /// The next hop, which one of the port's addresses reaches; `None`: on the link.
     pub via: Option<IpAddr>,
+    /// The source address of what the device's own host sends there; `None`: the kernel's choice.
+    pub src: Option<IpAddr>,
+    /// Whether the next hop counts as reachable though no address says so.
+    pub onlink: bool,
 }
 
 impl PortMode {

@@ -4,9 +4,10 @@ use core::fmt;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::cluster::{GcReport, GcScope, IpRow, NodeRow, PodRow};
 use super::metrics::Snapshot;
 use super::model::{
-    DropRow, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PeerRow, PortRow, Readiness,
+    Done, DropRow, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PeerRow, PortRow, Readiness,
     ReloadReport, SegmentRow, Status,
 };
 use crate::config::PortSpec;
@@ -63,6 +64,18 @@ pub enum Command {
         /// The answer.
         reply: Reply<Vec<DropRow>>,
     },
+    /// Every node of the cluster, by name.
+    NodeList(Reply<Vec<NodeRow>>),
+    /// Give back the share of the node of this name, this one's without: refused while it has pods.
+    NodeRelease(Option<String>, Reply<Done>),
+    /// Every pod on this node, by network and container.
+    PodList(Reply<Vec<PodRow>>),
+    /// Every address of this node's share that is not free.
+    IpList(Reply<Vec<IpRow>>),
+    /// Have an address rest no longer.
+    IpRelease(String, Reply<Done>),
+    /// Remove what nobody uses any more.
+    Gc(GcScope, Reply<GcReport>),
     /// Read the configuration again and apply what changed.
     Reload(Reply<ReloadReport>),
 }

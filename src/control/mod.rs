@@ -2,6 +2,7 @@
 //! ends of it, and the metrics listener. None of it runs on a worker's thread.
 
 pub mod client;
+pub mod cluster;
 mod command;
 pub mod metrics;
 mod metrics_server;

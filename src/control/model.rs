@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::cluster::ClusterStatus;
 use crate::config::UnknownUnicast;
 
 /// Traffic in one direction, counted as it would be on the wire: a superframe adds its segments to
@@ -390,6 +391,9 @@ pub struct Status {
     pub buffers: BufferStatus,
     /// Sums over the whole node.
     pub totals: Totals,
+    /// The pod network; absent on a node that is part of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
 }
 
 /// Whether the daemon does its job.

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, OpenApi};
 
+use super::cluster::{GcReport, GcScope, IpRow, NodeRow, PodRow};
 use super::model::{
     Done, DropRow, Failure, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PeerRow, PortRow,
     ReloadReport, SegmentRow, Status,
@@ -44,6 +45,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
         fdb_del,
         fdb_flush,
         drops,
+        node_list,
+        node_release,
+        pod_list,
+        ip_list,
+        ip_release,
+        gc,
         reload,
         openapi_json,
     )
@@ -67,6 +74,12 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/fdb", get(fdb_list).post(fdb_add).delete(fdb_del))
         .route("/v1/fdb/flush", post(fdb_flush))
         .route("/v1/drops", get(drops))
+        .route("/v1/nodes", get(node_list))
+        .route("/v1/nodes/release", post(node_release))
+        .route("/v1/pods", get(pod_list))
+        .route("/v1/ips", get(ip_list))
+        .route("/v1/ips/{address}", delete(ip_release))
+        .route("/v1/gc", post(gc))
         .route("/v1/reload", post(reload))
         .route("/v1/openapi.json", get(openapi_json))
         .fallback(async || failure(StatusCode::NOT_FOUND, "no such path", None))
@@ -232,6 +245,66 @@ async fn fdb_flush(State(handle): Shared, body: Body) -> Response {
 async fn drops(State(handle): Shared, reasons: Params<Reasons>) -> Response {
     match query(reasons) {
         Ok(Reasons { all }) => ask(&handle, |reply| Command::Drops { all, reply }).await,
+        Err(refusal) => refused(refusal),
+    }
+}
+
+/// Which node.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct NodeName {
+    /// Its name; absent: this node.
+    name: Option<String>,
+}
+
+/// Every node of the cluster.
+#[utoipa::path(get, path = "/v1/nodes", responses(
+    (status = 200, body = [NodeRow]), (status = "default", body = Failure)))]
+async fn node_list(State(handle): Shared) -> Response {
+    ask(&handle, Command::NodeList).await
+}
+
+/// Gives back a node's share of the pods' networks; refused while it has pods.
+#[utoipa::path(post, path = "/v1/nodes/release", params(NodeName), responses(
+    (status = 200, body = Done), (status = 404, body = Failure),
+    (status = 409, body = Failure), (status = "default", body = Failure)))]
+async fn node_release(State(handle): Shared, node: Params<NodeName>) -> Response {
+    match query(node) {
+        Ok(NodeName { name }) => ask(&handle, |reply| Command::NodeRelease(name, reply)).await,
+        Err(refusal) => refused(refusal),
+    }
+}
+
+/// Every pod on this node.
+#[utoipa::path(get, path = "/v1/pods", responses(
+    (status = 200, body = [PodRow]), (status = "default", body = Failure)))]
+async fn pod_list(State(handle): Shared) -> Response {
+    ask(&handle, Command::PodList).await
+}
+
+/// Every address of this node's share that is not free.
+#[utoipa::path(get, path = "/v1/ips", responses(
+    (status = 200, body = [IpRow]), (status = "default", body = Failure)))]
+async fn ip_list(State(handle): Shared) -> Response {
+    ask(&handle, Command::IpList).await
+}
+
+/// Has an address rest no longer. One that a pod has is refused.
+#[utoipa::path(delete, path = "/v1/ips/{address}",
+    params(("address" = String, Path, description = "The address.")), responses(
+    (status = 200, body = Done), (status = 404, body = Failure),
+    (status = 409, body = Failure), (status = "default", body = Failure)))]
+async fn ip_release(State(handle): Shared, Path(address): Path<String>) -> Response {
+    ask(&handle, |reply| Command::IpRelease(address, reply)).await
+}
+
+/// Removes attachments whose namespace is gone.
+#[utoipa::path(post, path = "/v1/gc", params(GcScope), responses(
+    (status = 200, body = GcReport), (status = "default", body = Failure)))]
+async fn gc(State(handle): Shared, scope: Params<GcScope>) -> Response {
+    match query(scope) {
+        Ok(scope) => ask(&handle, |reply| Command::Gc(scope, reply)).await,
         Err(refusal) => refused(refusal),
     }
 }

@@ -8,8 +8,9 @@ use tracing::info;
 
 use super::state::Daemon;
 use crate::config::{self, PortSpec};
+use crate::control::cluster::GcReport;
 use crate::control::model::{
-    FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
+    Done, FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
 };
 use crate::control::{Answer, Command, Refusal};
 
@@ -34,6 +35,14 @@ impl Daemon {
             }
             Command::FdbFlush(scope, reply) => drop(reply.send(self.fdb_flush(&scope))),
             Command::Drops { all, reply } => drop(reply.send(Ok(self.drop_rows(all)))),
+            Command::NodeList(reply) => drop(reply.send(self.node_rows())),
+            Command::NodeRelease(_, reply) => {
+                drop(reply.send(self.pods().map(|_| Done::default())))
+            }
+            Command::PodList(reply) => drop(reply.send(self.pods().map(|_| Vec::new()))),
+            Command::IpList(reply) => drop(reply.send(self.pods().map(|_| Vec::new()))),
+            Command::IpRelease(_, reply) => drop(reply.send(self.pods().map(|_| Done::default()))),
+            Command::Gc(_, reply) => drop(reply.send(self.pods().map(|_| GcReport::default()))),
             Command::Reload(reply) => drop(reply.send(self.reload())),
         }
     }

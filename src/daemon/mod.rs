@@ -5,10 +5,12 @@
 //! socket, underlay, workers, ports. From then on one loop (`supervise`) owns all state.
 
 pub mod clock;
+mod cluster_rows;
 mod commands;
 mod lifecycle;
 mod notify;
 mod plan;
+mod pods;
 mod ports;
 mod reload;
 mod rows;

@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use encap::IpVersion;
 use fdb::SegmentLimits;
-use switch::{PortModeSpec, SegmentSpec};
+use ipnet::IpNet;
+use switch::{PortModeSpec, PortRole, SegmentSpec};
 
-use crate::config::{Config, Dscp, Port, PortMode, Segment, Toggle, UnknownUnicast};
+use crate::config::{self, Config, Dscp, Port, PortMode, Role, Segment, Toggle, UnknownUnicast};
 use crate::device::netlink::Route;
 use crate::device::offload::OffloadWish;
 use crate::device::spec::{NetnsRef, TapSpec};
@@ -63,6 +64,7 @@ pub(super) fn segment(segment: &Segment, port: u16) -> SegmentSpec {
         flood_unknown: segment.unknown_unicast == UnknownUnicast::Flood,
         strict_peers: segment.strict_peers,
         strict_header: segment.strict_header,
+        cluster: None,
     }
 }
 
@@ -74,6 +76,20 @@ pub(super) fn limits(segment: &Segment) -> SegmentLimits {
         per_port: segment.max_macs,
         per_vtep: segment.max_macs,
         learning: segment.learning,
+    }
+}
+
+fn device_route(route: &config::Route) -> Route {
+    Route { to: route.to, via: route.via, src: route.src, onlink: route.onlink }
+}
+
+/// Who is behind the port, in the engine's terms.
+pub(super) fn role(port: &Port) -> PortRole {
+    let addresses = || port.addresses.iter().map(IpNet::addr).collect();
+    match port.role {
+        Role::Station => PortRole::Station,
+        Role::Pod { spoof } => PortRole::Pod { addresses: addresses(), spoof },
+        Role::Gateway => PortRole::Gateway { addresses: addresses() },
     }
 }
 
@@ -119,10 +135,11 @@ impl DeviceRules {
             queues: self.queues,
             owner: self.owner,
             addresses: port.addresses.clone(),
-            routes: port
-                .routes
+            routes: port.routes.iter().map(device_route).collect(),
+            neighbours: port
+                .neighbours
                 .iter()
-                .map(|route| Route { to: route.to, via: route.via })
+                .map(|(address, mac)| (*address, mac.get()))
                 .collect(),
             txqueuelen: Some(RING),
             persist: self.persist,

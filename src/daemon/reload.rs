@@ -77,8 +77,10 @@ impl Daemon {
     }
 
     fn reload_ports(&mut self, others: &BTreeMap<String, Port>, changes: &mut Vec<String>) {
-        let wanted: BTreeMap<&str, &Port> =
-            self.config.ports.iter().map(|port| (port.name.as_str(), port)).collect();
+        let gateway = self.pods.as_ref().and_then(|pods| pods.gateway(&self.config.node.name));
+        let wanted: BTreeMap<&str, &Port> = (self.config.ports.iter().chain(&gateway))
+            .map(|port| (port.name.as_str(), port))
+            .collect();
         let gone = self
             .ports
             .keys()
@@ -128,7 +130,7 @@ impl Daemon {
     }
 
     /// Changes a port whose device stays. Returns what is to be kept of it.
-    fn change_port(&mut self, port: Port, changes: &mut Vec<String>) -> Option<Record> {
+    pub(super) fn change_port(&mut self, port: Port, changes: &mut Vec<String>) -> Option<Record> {
         let name = port.name.as_str().to_owned();
         let mut attachment = self.ports.remove(&name)?;
         if attachment.port.mode != port.mode {

@@ -302,6 +302,7 @@ impl Daemon {
                 }
             }),
             totals: self.totals(),
+            cluster: self.cluster_status(),
         }
     }
 

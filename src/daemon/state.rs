@@ -14,6 +14,7 @@ use tracing::warn;
 use super::clock::Clock;
 use super::lifecycle::Bringing;
 use super::plan;
+use super::pods::Pods;
 use super::ports::{Attachment, Devices};
 use super::underlay::Underlay;
 use super::watch::Watch;
@@ -44,6 +45,8 @@ pub(super) struct Daemon {
     pub(super) heard: BTreeMap<(IpAddr, String), Tick>,
     /// VTEPs whose path turned out narrower than the interface, and since when.
     pub(super) lowered: HashMap<VtepId, Tick>,
+    /// The pod network, if this node is part of one.
+    pub(super) pods: Option<Pods>,
     /// Ports that are on their way up.
     pub(super) bringing: Bringing,
     /// What is heard of changes outside.
@@ -95,6 +98,7 @@ impl Daemon {
             underlay,
             heard: BTreeMap::new(),
             lowered: HashMap::new(),
+            pods: None,
             bringing: Bringing::default(),
             watch: Watch::new(),
             retired: Vec::new(),
@@ -127,22 +131,24 @@ impl Daemon {
     }
 
     fn spec(&self) -> TopologySpec {
-        let segments = &self.config.segments;
-        let port = |attachment: &Attachment| PortSpec {
+        let (segments, port) = (&self.config.segments, self.config.underlay.port);
+        let spec = |attachment: &Attachment| PortSpec {
             name: attachment.port.name.as_str().to_owned(),
             mode: plan::mode(&attachment.port.mode),
             mtu: self.devices.rules.mtu(&attachment.port),
             mac: Some(attachment.port.mac),
             up: attachment.facts().is_some(),
+            role: plan::role(&attachment.port),
         };
         TopologySpec {
             local: self.underlay.local(),
             overlay_mtu: self.underlay.overlay_mtu(),
             segments: segments
                 .iter()
-                .map(|segment| plan::segment(segment, self.config.underlay.port))
+                .map(|segment| plan::segment(segment, port))
+                .chain(self.pods.iter().map(|pods| pods.segment(port)))
                 .collect(),
-            ports: self.ports.values().map(port).collect(),
+            ports: self.ports.values().map(spec).collect(),
             heard: self.heard.keys().cloned().collect(),
         }
     }
@@ -337,7 +343,12 @@ type Pin = (SegmentId, StationMac);
 fn pins(topology: &Topology, id: PortId) -> Vec<Pin> {
     let Some(port) = topology.port(id).filter(|port| port.spec.up) else { return Vec::new() };
     let Some(mac) = port.spec.mac else { return Vec::new() };
-    port.mode.memberships().map(|(segment, _)| (segment, mac)).collect()
+    // Where frames are routed, nobody is looked up by MAC.
+    let bridged = |id: &SegmentId| {
+        topology.segment(*id).is_some_and(|segment| segment.spec.cluster.is_none())
+    };
+    let segments = port.mode.memberships().map(|(segment, _)| segment).filter(bridged);
+    segments.map(|segment| (segment, mac)).collect()
 }
 
 /// Makes `new` of a port's `old` pins. An address that another port has by now stays there.

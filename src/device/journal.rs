@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,9 @@ pub struct Entry {
     pub addresses: Vec<IpNet>,
     /// The routes it was given.
     pub routes: Vec<Route>,
+    /// The permanent neighbours it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "neighbours_text")]
+    pub neighbours: Vec<(IpAddr, MacAddr)>,
     /// What was asked for, in the words of who asked: an API-made port is restored from it.
     pub spec: serde_json::Value,
 }
@@ -103,6 +107,7 @@ impl Entry {
             owner: spec.owner,
             addresses: standing.addresses,
             routes: standing.routes,
+            neighbours: standing.neighbours,
             spec: asked,
         }
     }
@@ -120,7 +125,11 @@ impl Entry {
     /// What may be taken from the device again.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        Standing { addresses: self.addresses.clone(), routes: self.routes.clone() }
+        Standing {
+            addresses: self.addresses.clone(),
+            routes: self.routes.clone(),
+            neighbours: self.neighbours.clone(),
+        }
     }
 }
 
@@ -134,6 +143,31 @@ mod mac_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<MacAddr, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// As a list of pairs: `["169.254.1.1", "0e:00:00:00:00:01"]`.
+mod neighbours_text {
+    use std::net::IpAddr;
+
+    use encap::MacAddr;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(
+        neighbours: &[(IpAddr, MacAddr)],
+        out: S,
+    ) -> Result<S::Ok, S::Error> {
+        out.collect_seq(neighbours.iter().map(|(address, mac)| (address, mac.to_string())))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<(IpAddr, MacAddr)>, D::Error> {
+        let pairs = Vec::<(IpAddr, String)>::deserialize(from)?;
+        let read = |(address, mac): (IpAddr, String)| {
+            Ok((address, mac.parse().map_err(D::Error::custom)?))
+        };
+        pairs.into_iter().map(read).collect()
     }
 }
 
@@ -372,10 +406,8 @@ mod tests {
             queues: 2,
             owner: 0,
             addresses: vec!["10.9.0.1/24".parse().unwrap(), "fe80::1/64".parse().unwrap()],
-            routes: vec![Route {
-                to: "0.0.0.0/0".parse().unwrap(),
-                via: Some("10.9.0.254".parse().unwrap()),
-            }],
+            routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), Some([10, 9, 0, 254].into()))],
+            neighbours: vec![([169, 254, 1, 1].into(), MacAddr([14, 0, 0, 0, 0, 1]))],
             spec: serde_json::json!({ "segment": "blue", "nested": [1, null] }),
         }
     }
@@ -457,6 +489,24 @@ mod tests {
         journal.insert("c", entry("tap-c")).unwrap();
         let (journal, _) = Journal::open(dir.path()).unwrap();
         assert_eq!(journal.iter().map(|(port, _)| port).collect::<Vec<_>>(), ["c"]);
+    }
+
+    /// Written by the version before permanent neighbours and preferred sources.
+    #[test]
+    fn an_older_file_still_reads() {
+        let dir = tempdir().unwrap();
+        let text = r#"{"version":1,"ports":{"a":{"origin":"api","ifname":"tap-a",
+            "netns":{"name":"pod-a","identity":{"dev":4,"ino":4026532999}},"boot_id":"b",
+            "ifindex":7,"mac":"02:00:00:00:0a:01","mtu":1450,"queues":2,"owner":0,
+            "addresses":["10.9.0.1/24","fe80::1/64"],
+            "routes":[{"to":"0.0.0.0/0","via":"10.9.0.254"}],
+            "spec":{"segment":"blue","nested":[1,null]}}}}"#;
+        fs::write(dir.path().join(FILE), text).unwrap();
+        let (journal, bad) = Journal::open(dir.path()).unwrap();
+        assert_eq!(bad, None);
+        let mut expected = entry("tap-a");
+        expected.neighbours.clear();
+        assert_eq!(journal.get("a"), Some(&expected));
     }
 
     #[test]

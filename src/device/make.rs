@@ -378,6 +378,7 @@ mod tests {
             owner: 0,
             addresses: Vec::new(),
             routes: Vec::new(),
+            neighbours: Vec::new(),
             txqueuelen: None,
             persist: true,
             offload: OffloadWish::Auto,

@@ -1,7 +1,9 @@
-//! Bringing a device's settings, addresses and routes to its specification, touching only what is
+//! Bringing a device's settings, addresses, routes and neighbours to its specification, touching only what is
 //! not right already.
 
-use encap::mtu;
+use std::net::IpAddr;
+
+use encap::{MacAddr, mtu};
 use ipnet::IpNet;
 
 use super::error::{Step, StepError};
@@ -33,6 +35,7 @@ pub(super) fn settle(
         settler.changes.push("up".to_owned());
     }
     settler.routes(spec, previous.map_or(&[], |previous| &previous.routes))?;
+    settler.neighbours(spec, previous)?;
     Ok(settler.changes)
 }
 
@@ -201,11 +204,14 @@ impl Settler<'_> {
     /// Old routes go first: a new one may have the same destination.
     fn routes(&mut self, spec: &TapSpec, previous: &[Route]) -> Result<(), StepError> {
         let wanted = spec.all_routes();
-        for route in previous.iter().map(|route| route.trunc()) {
-            if wanted.contains(&route) {
-                continue;
-            }
-            match self.netlink.delete_route(self.index, route) {
+        let stale = previous.iter().map(|route| route.trunc());
+        let stale: Vec<Route> = stale.filter(|route| !wanted.contains(route)).collect();
+        // The kernel takes one that says more for one that says less, and would delete it.
+        let replaced = |old: &Route| wanted.iter().any(|new| new.is_same_way(old));
+        let standing =
+            if stale.iter().any(replaced) { self.standing_routes()? } else { Vec::new() };
+        for route in stale.iter().filter(|old| !replaced(old) || standing.contains(old)) {
+            match self.netlink.delete_route(self.index, *route) {
                 Err(error) if error.is_absent() => {}
                 result => {
                     result.step("delete a route")?;
@@ -217,13 +223,51 @@ impl Settler<'_> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let present = self.netlink.routes(Some(self.index)).step("list routes")?;
+        let standing = self.standing_routes()?;
         for route in wanted {
-            if present.iter().any(|entry| entry.route == route) {
+            if standing.iter().any(|standing| route.is_met_by(standing)) {
                 continue;
             }
             self.netlink.add_route(self.index, route).step("add a route")?;
             self.changes.push(format!("+route {route}"));
+        }
+        Ok(())
+    }
+
+    fn standing_routes(&mut self) -> Result<Vec<Route>, StepError> {
+        let found = self.netlink.routes(Some(self.index)).step("list routes")?;
+        Ok(found.into_iter().map(|entry| entry.route).collect())
+    }
+
+    /// The kernel forgets them all when the device goes down. An entry that is no longer as we made
+    /// it is somebody else's.
+    fn neighbours(&mut self, spec: &TapSpec, previous: Option<&Standing>) -> Result<(), StepError> {
+        let wanted = spec.all_neighbours();
+        let before = previous.map_or(&[][..], |previous| &previous.neighbours);
+        if wanted.is_empty() && before.is_empty() {
+            return Ok(());
+        }
+        let standing = match previous {
+            Some(_) => self.netlink.neighbours(Some(self.index)).step("list neighbours")?,
+            None => Vec::new(),
+        };
+        let stands = |(address, mac): &(IpAddr, MacAddr)| {
+            let mut entries = standing.iter().filter(|entry| entry.address == Some(*address));
+            entries.any(|entry| entry.is_permanent(*mac))
+        };
+        let gone = before.iter().filter(|(old, _)| wanted.iter().all(|(new, _)| new != old));
+        for (address, mac) in gone.filter(|old| stands(old)) {
+            match self.netlink.delete_neighbour(self.index, *address) {
+                Err(error) if error.is_absent() => {}
+                result => {
+                    result.step("delete a neighbour")?;
+                    self.changes.push(format!("-neighbour {address} {mac}"));
+                }
+            }
+        }
+        for (address, mac) in wanted.iter().filter(|new| !stands(new)) {
+            self.netlink.set_neighbour(self.index, *address, *mac).step("set a neighbour")?;
+            self.changes.push(format!("+neighbour {address} {mac}"));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a TAP device shall be, and what it turned out to be.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use encap::MacAddr;
@@ -60,6 +61,8 @@ pub struct TapSpec {
     pub addresses: Vec<IpNet>,
     /// Routes through it.
     pub routes: Vec<Route>,
+    /// Permanent entries of its neighbour table: addresses that are never asked for.
+    pub neighbours: Vec<(IpAddr, MacAddr)>,
     /// The length of its ring, in units; `None`: the kernel's default.
     pub txqueuelen: Option<u32>,
     /// Whether it outlives the daemon.
@@ -85,6 +88,17 @@ impl TapSpec {
     pub fn all_routes(&self) -> Vec<Route> {
         let mut all = distinct(self.routes.iter().map(|route| route.trunc()).collect());
         all.sort_by_key(|route| route.via.is_some());
+        all
+    }
+
+    /// The wanted neighbours, each address once: the last one counts.
+    #[must_use]
+    pub fn all_neighbours(&self) -> Vec<(IpAddr, MacAddr)> {
+        let mut all: Vec<(IpAddr, MacAddr)> = Vec::new();
+        for (address, mac) in &self.neighbours {
+            all.retain(|(other, _)| other != address);
+            all.push((*address, *mac));
+        }
         all
     }
 }
@@ -124,11 +138,17 @@ pub struct Standing {
     pub addresses: Vec<IpNet>,
     /// Its routes.
     pub routes: Vec<Route>,
+    /// Its permanent neighbours.
+    pub neighbours: Vec<(IpAddr, MacAddr)>,
 }
 
 impl From<&TapSpec> for Standing {
     fn from(spec: &TapSpec) -> Self {
-        Self { addresses: spec.all_addresses(), routes: spec.all_routes() }
+        Self {
+            addresses: spec.all_addresses(),
+            routes: spec.all_routes(),
+            neighbours: spec.all_neighbours(),
+        }
     }
 }
 
@@ -173,10 +193,10 @@ mod tests {
 
     #[test]
     fn wanted_lists_are_distinct_and_on_link_routes_come_first() {
-        let route = |to: &str, via: Option<&str>| Route {
-            to: to.parse().unwrap(),
-            via: via.map(|via| via.parse().unwrap()),
+        let route = |to: &str, via: Option<&str>| {
+            Route::new(to.parse().unwrap(), via.map(|via| via.parse().unwrap()))
         };
+        let gateway = |last| ([169, 254, 1, 1].into(), MacAddr([2, 0, 0, 0, 0, last]));
         let spec = TapSpec {
             netns: None,
             ifname: "tap-a".to_owned(),
@@ -190,6 +210,7 @@ mod tests {
                 route("169.254.1.1/32", None),
                 route("169.254.1.1/32", None),
             ],
+            neighbours: vec![gateway(1), gateway(2)],
             txqueuelen: None,
             persist: true,
             offload: OffloadWish::Auto,
@@ -198,6 +219,7 @@ mod tests {
         assert_eq!(shown, ["10.9.0.1/24", "fe80::ff:fe00:a01/64"]);
         let shown: Vec<_> = spec.all_routes().iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["169.254.1.1/32", "0.0.0.0/0 via 169.254.1.1"]);
+        assert_eq!(spec.all_neighbours(), [gateway(2)]);
         assert_eq!(TapSpec { mtu: 1279, ..spec }.all_addresses().len(), 1);
     }
 }

@@ -8,9 +8,9 @@ use crate::egress::{Egress, Remotes, Retagged};
 use crate::forward::{self, Answer, Decision};
 use crate::reason::DropReason;
 use crate::sink::Sink;
-use crate::topology::{PortMode, Segment, Topology, Vtep};
+use crate::topology::{Segment, Topology, Vtep};
 use encap::ecn::{self, Ecn};
-use encap::{Frame, Head, Inet, MacAddr, Offload, StationMac, Tag, Vni, vxlan};
+use encap::{Frame, Head, Inet, Offload, StationMac, Tag, vxlan};
 use fdb::{Dest, Learn, Lookup, PortId, Reader, Refusal, SegmentId, Tick};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -106,25 +106,6 @@ impl Engine {
         self.events.drain(..)
     }
 
-    /// Tells that a frame beginning with `head` will come from `port`. A worker that has several
-    /// frames at hand announces them first, see [`Reader::announce`]; it need not.
-    #[inline]
-    pub fn announce_from_port(&mut self, port: PortId, head: &[u8]) {
-        if let Some(port) = self.topology.port(port)
-            && let PortMode::Access(segment) = port.mode
-        {
-            announce(&mut self.fdb, segment, head);
-        }
-    }
-
-    /// The same for a frame from the underlay, in the segment with this number.
-    #[inline]
-    pub fn announce_from_underlay(&mut self, vni: Vni, head: &[u8]) {
-        if let Some(segment) = self.topology.segment_of(vni) {
-            announce(&mut self.fdb, segment.id, head);
-        }
-    }
-
     /// Forwards a frame that was read from `port`.
     #[inline]
     pub fn from_port(&mut self, now: Tick, port: PortId, frame: &Frame<'_>, sink: &mut impl Sink) {
@@ -168,14 +149,6 @@ impl Engine {
     fn walk(&mut self, now: Tick) -> (&Counters, Walk<'_>) {
         let Self { topology, fdb, counters, events, seed } = self;
         (counters, Walk { topology, fdb, counters, events, seed: *seed, now })
-    }
-}
-
-#[inline]
-fn announce(fdb: &mut Reader, segment: SegmentId, head: &[u8]) {
-    if let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = head.first_chunk::<12>() {
-        fdb.announce(segment, MacAddr([d0, d1, d2, d3, d4, d5]));
-        fdb.announce(segment, MacAddr([s0, s1, s2, s3, s4, s5]));
     }
 }
 

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod check;
 mod classify;
 mod counters;
 mod diff;
@@ -37,5 +38,8 @@ pub use engine::{Engine, Event, Outer};
 pub use forward::{Answer, Decision, Forward};
 pub use reason::DropReason;
 pub use sink::{Remote, Sink};
-pub use spec::{PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
+pub use spec::{
+    ClusterSpec, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, PortModeSpec, PortRole, PortSpec,
+    SegmentSpec, TopologyError, TopologySpec,
+};
 pub use topology::{Member, Port, PortMode, Segment, Topology, Vtep};

@@ -1,8 +1,19 @@
 //! What the user asks for, in names and addresses, and what of it cannot be.
 
-use encap::{StationMac, VlanId, Vni};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use encap::{MacAddr, StationMac, VlanId, Vni};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The MAC address of the gateway that every pod of a cluster segment has for its only neighbour:
+/// locally administered, the same on every node, and of another kind than a pod's.
+pub const GATEWAY_MAC: StationMac = match MacAddr([0x0e, 0x7a, 0x70, 0, 0, 1]).station() {
+    Some(mac) => mac,
+    None => unreachable!(),
+};
+/// The gateway's IPv4 address, as pods have it in their routes.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The gateway's IPv6 address, as pods have it in their routes.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// What a topology is to be, in the user's terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +30,7 @@ pub struct TopologySpec {
     pub heard: Vec<(IpAddr, String)>,
 }
 
-/// One broadcast domain.
+/// One broadcast domain, or one cluster's pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentSpec {
     /// Its name.
@@ -38,6 +49,31 @@ pub struct SegmentSpec {
     pub strict_peers: bool,
     /// Whether a reserved bit in the VXLAN header is a reason to drop.
     pub strict_header: bool,
+    /// Set in a cluster segment: its frames are routed by IP address instead of bridged. The FDB is
+    /// then neither asked nor taught, and of the fields above `learning`, `flood_unknown` and
+    /// `strict_peers` mean nothing: nothing unknown is flooded, and no stranger is listened to.
+    pub cluster: Option<ClusterSpec>,
+}
+
+/// What a cluster segment routes by: who has which addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterSpec {
+    /// The cluster's networks, in which all pods are. What lies in them and is nobody's is
+    /// unreachable; what lies outside goes to the gateway port.
+    pub networks: Vec<IpNet>,
+    /// This node's podCIDRs.
+    pub own: Vec<IpNet>,
+    /// The addresses that other nodes know this node by. What they send there goes to the gateway
+    /// port, whose own addresses need not be named.
+    pub own_addresses: Vec<IpAddr>,
+    /// What other nodes have, and their VTEPs: podCIDRs, exceptions, and the nodes' own addresses as
+    /// host routes. The longest prefix counts, also against `own`. Every VTEP named here may send
+    /// into the segment, with sources within its own prefixes.
+    pub routes: Vec<(IpNet, SocketAddr)>,
+    /// The UDP port of the VTEPs, to which pods may not send.
+    pub vtep_port: u16,
+    /// Whether multicast and broadcast go to the pods of other nodes as well.
+    pub flood_multicast: bool,
 }
 
 /// One attachment.
@@ -53,6 +89,40 @@ pub struct PortSpec {
     pub mac: Option<StationMac>,
     /// Whether it is attached. A port that is down keeps its slot and gets no frames.
     pub up: bool,
+    /// Who is behind it.
+    pub role: PortRole,
+}
+
+/// Who is behind a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PortRole {
+    /// Whoever has a MAC address, in a bridged segment.
+    #[default]
+    Station,
+    /// One pod of a cluster segment. The port's `mac` is the pod's.
+    Pod {
+        /// The addresses that are routed to it.
+        addresses: Vec<IpAddr>,
+        /// Whether it may send from other MAC and IP addresses than its own.
+        spoof: bool,
+    },
+    /// The kernel of the node itself: the way in and out of a cluster segment, at most one in each.
+    /// The port's `mac` is that of the device.
+    Gateway {
+        /// The addresses of the device.
+        addresses: Vec<IpAddr>,
+    },
+}
+
+impl PortRole {
+    /// The addresses behind the port, as far as they are known beforehand.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpAddr] {
+        match self {
+            Self::Station => &[],
+            Self::Pod { addresses, .. } | Self::Gateway { addresses } => addresses,
+        }
+    }
 }
 
 /// How a port relates to segments, by name.
@@ -103,11 +173,75 @@ pub enum TopologyError {
     /// More than 65,535 of something.
     #[error("too many {0}")]
     TooMany(&'static str),
+    /// A pod or a gateway is in a segment that is not a cluster's, or on a trunk.
+    #[error("port \"{port}\" routes, and is not an access port of a cluster segment")]
+    NotInCluster {
+        /// The port.
+        port: String,
+    },
+    /// A port in a cluster segment is neither a pod's nor the gateway.
+    #[error(
+        "port \"{port}\" is neither a pod's nor a gateway, and segment \"{segment}\" has no others"
+    )]
+    StationInCluster {
+        /// The port.
+        port: String,
+        /// The cluster segment.
+        segment: String,
+    },
+    /// A cluster segment has two gateway ports.
+    #[error("port \"{port}\": segment \"{segment}\" has a gateway port already")]
+    SecondGateway {
+        /// The second one.
+        port: String,
+        /// The segment.
+        segment: String,
+    },
+    /// A pod or a gateway has no MAC address, or the switch's own.
+    #[error("port \"{port}\" routes and needs a MAC address of its own")]
+    NoMac {
+        /// The port.
+        port: String,
+    },
+    /// Two ports of a segment have one address.
+    #[error("port \"{port}\": {address} belongs to port \"{owner}\"")]
+    DuplicateAddress {
+        /// The second one.
+        port: String,
+        /// The address.
+        address: IpAddr,
+        /// The first one.
+        owner: String,
+    },
+    /// No station can have this address, or it is not routed.
+    #[error("port \"{port}\": {address} cannot be routed to")]
+    BadAddress {
+        /// The port.
+        port: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// One prefix leads to two VTEPs, or to one and to this node itself.
+    #[error("segment \"{segment}\": {prefix} belongs to two nodes")]
+    RouteConflict {
+        /// The segment.
+        segment: String,
+        /// The prefix.
+        prefix: IpNet,
+    },
+}
+
+impl SegmentSpec {
+    /// The VTEPs it names one by one: the peers, and those that its routes lead to.
+    pub(crate) fn vteps(&self) -> impl Iterator<Item = SocketAddr> {
+        let routes = self.cluster.iter().flat_map(|cluster| &cluster.routes);
+        self.peers.iter().copied().chain(routes.map(|(_, vtep)| *vtep))
+    }
 }
 
 impl PortModeSpec {
     /// The segments' names, with the tag that each has on the port.
-    fn segments(&self) -> Vec<(&str, Option<VlanId>)> {
+    pub(crate) fn segments(&self) -> Vec<(&str, Option<VlanId>)> {
         match self {
             Self::Access(segment) => vec![(segment, None)],
             Self::Trunk { vlans, native } => native
@@ -117,47 +251,4 @@ impl PortModeSpec {
                 .collect(),
         }
     }
-}
-
-/// Everything in `spec` that contradicts itself.
-pub(crate) fn check(spec: &TopologySpec) -> Vec<TopologyError> {
-    let mut errors = Vec::new();
-    let mut udp: BTreeMap<IpAddr, u16> = BTreeMap::new();
-    for peer in spec.segments.iter().flat_map(|s| s.peers.iter().chain(&s.multicast)) {
-        if *udp.entry(peer.ip()).or_insert(peer.port()) != peer.port() {
-            errors.push(TopologyError::PeerPorts(peer.ip()));
-        }
-    }
-    let mut names = BTreeSet::new();
-    let mut vnis = BTreeSet::new();
-    for segment in &spec.segments {
-        if !names.insert(segment.name.as_str()) {
-            errors.push(TopologyError::DuplicateName(segment.name.clone()));
-        }
-        if !vnis.insert(segment.vni) {
-            errors.push(TopologyError::DuplicateVni(segment.vni));
-        }
-        if segment.peers.iter().any(|peer| peer.ip() == spec.local) {
-            errors.push(TopologyError::PeerIsSelf(segment.name.clone()));
-        }
-    }
-    let mut ports = BTreeSet::new();
-    for port in &spec.ports {
-        if !ports.insert(port.name.as_str()) {
-            errors.push(TopologyError::DuplicateName(port.name.clone()));
-        }
-        let (mut seen, mut tags) = (BTreeSet::new(), BTreeSet::new());
-        for (segment, vlan) in port.mode.segments() {
-            let port = port.name.clone();
-            if !names.contains(segment) {
-                errors.push(TopologyError::NoSegment { port, segment: segment.to_owned() });
-            } else if !seen.insert(segment) {
-                errors.push(TopologyError::DuplicateOnTrunk { port, what: segment.to_owned() });
-            } else if vlan.is_some_and(|vlan| !tags.insert(vlan)) {
-                let what = vlan.map(|vlan| format!("VLAN {vlan}")).unwrap_or_default();
-                errors.push(TopologyError::DuplicateOnTrunk { port, what });
-            }
-        }
-    }
-    errors
 }

@@ -5,8 +5,9 @@
 //! addresses, counters and descriptors that refer to it stay right. Workers hold the snapshot they
 //! forward by and change to the next one between two batches.
 
+use crate::check::check;
 use crate::index::{Address, Index};
-use crate::spec::{self, PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
+use crate::spec::{PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
 use encap::{VlanId, Vni};
 use fdb::{PortId, SegmentId, VtepId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -154,7 +155,7 @@ impl Topology {
     /// # Errors
     /// Everything in `spec` that contradicts itself, at once.
     pub fn succeed(&self, spec: &TopologySpec) -> Result<Self, Vec<TopologyError>> {
-        let errors = spec::check(spec);
+        let errors = check(spec);
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -200,14 +201,14 @@ impl Topology {
 
     fn place_vteps(&mut self, before: &Self, spec: &TopologySpec) -> Option<()> {
         let mut wanted: BTreeMap<IpAddr, (SocketAddr, bool)> = BTreeMap::new();
-        let port = spec.segments.iter().flat_map(|s| s.peers.first().or(s.multicast.as_ref()));
-        let port = port.map(SocketAddr::port).next().unwrap_or(encap::vxlan::PORT);
+        let port = spec.segments.iter().flat_map(|s| s.vteps().next().or(s.multicast));
+        let port = port.map(|vtep| vtep.port()).next().unwrap_or(encap::vxlan::PORT);
         for (address, _) in &spec.heard {
             wanted.insert(*address, (SocketAddr::new(*address, port), false));
         }
         for segment in &spec.segments {
-            for peer in segment.peers.iter().chain(&segment.multicast) {
-                wanted.insert(peer.ip(), (*peer, true));
+            for peer in segment.vteps().chain(segment.multicast) {
+                wanted.insert(peer.ip(), (peer, true));
             }
         }
         let held: Vec<Option<u16>> =
@@ -263,7 +264,7 @@ impl Topology {
         let mut lists: BTreeMap<SegmentId, (Vec<VtepId>, Vec<VtepId>)> = BTreeMap::new();
         for segment in self.segments() {
             let mut named = BTreeSet::new();
-            let peers = segment.spec.peers.iter().filter_map(|peer| vtep(peer.ip()));
+            let peers = segment.spec.vteps().filter_map(|peer| vtep(peer.ip()));
             // A peer that is listed twice gets one copy of a flooded frame.
             let peers: Vec<VtepId> = peers.filter(|id| named.insert(*id)).collect();
             let flood = match segment.spec.multicast {

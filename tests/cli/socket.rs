@@ -117,23 +117,30 @@ fn openapi_lists_every_route_and_every_route_is_there() {
     }
     let wanted = [
         "DELETE /v1/fdb",
+        "DELETE /v1/ips/{address}",
         "DELETE /v1/ports/{name}",
         "GET /v1/drops",
         "GET /v1/fdb",
+        "GET /v1/ips",
+        "GET /v1/nodes",
         "GET /v1/openapi.json",
         "GET /v1/peers",
+        "GET /v1/pods",
         "GET /v1/ports",
         "GET /v1/segments",
         "GET /v1/status",
         "POST /v1/fdb",
         "POST /v1/fdb/flush",
+        "POST /v1/gc",
+        "POST /v1/nodes/release",
         "POST /v1/ports",
         "POST /v1/reload",
     ];
     assert_eq!(listed, wanted.iter().map(|route| (*route).to_owned()).collect());
     for route in &listed {
         let (method, path) = route.split_once(' ').unwrap();
-        let (_, body) = daemon.http(method, &path.replace("{name}", "tap-a"), "");
+        let (_, body) =
+            daemon.http(method, &path.replace("{name}", "tap-a").replace("{address}", "::1"), "");
         assert!(!body.contains("no such path"), "{route}: {body}");
         assert!(!body.contains("no such method"), "{route}: {body}");
     }
@@ -147,6 +154,11 @@ fn openapi_lists_every_route_and_every_route_is_there() {
         "Status",
         "ReloadReport",
         "PortSpec",
+        "NodeRow",
+        "PodRow",
+        "IpRow",
+        "GcReport",
+        "ClusterStatus",
         "Failure",
         "Traffic",
     ] {

@@ -10,8 +10,11 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use tapestry::config::{PortSpec, UnknownUnicast};
+use tapestry::control::cluster::{
+    ClusterStatus, ExceptionRow, GcReport, GcScope, IpRow, IpState, NodeRow, PodRow, Reached,
+};
 use tapestry::control::model::{
-    BufferStatus, DropRow, FdbCounts, FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed,
+    BufferStatus, Done, DropRow, FdbCounts, FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed,
     ObjectOrigin, OffloadRow, OffloadState, PeerRow, PortRow, PortState, Readiness, ReloadReport,
     SegmentRow, Status, Steering, Totals, Traffic, TrunkRow, UnderlayStatus, WorkerRow,
 };
@@ -182,6 +185,23 @@ pub(crate) fn answer(command: Command, note: &mpsc::Sender<Seen>, more: &[FdbRow
             let keep = |row: &DropRow| all || row.count > 0;
             let _ = reply.send(Ok(drops().into_iter().filter(keep).collect()));
         }
+        Command::NodeList(reply) => drop(reply.send(Ok(nodes()))),
+        Command::NodeRelease(name, reply) => {
+            let name = name.unwrap_or_else(|| "node-a".to_owned());
+            let known = nodes().iter().any(|node| node.name == name);
+            let _ = reply.send(match known {
+                true => Ok(Done { done: format!("the share of \"{name}\" is given back") }),
+                false => Err(Refusal::not_found(format!("no node \"{name}\""))),
+            });
+        }
+        Command::PodList(reply) => drop(reply.send(Ok(vec![pod()]))),
+        Command::IpList(reply) => drop(reply.send(Ok(ips()))),
+        Command::IpRelease(address, reply) => {
+            let _ = reply.send(Ok(Done { done: format!("{address} is free") }));
+        }
+        Command::Gc(GcScope { dry_run }, reply) => {
+            let _ = reply.send(Ok(GcReport { dry_run, orphans: vec![pod()] }));
+        }
         Command::Reload(reply) => {
             seen(Seen::Reload);
             let changes =
@@ -307,6 +327,86 @@ pub(crate) fn fdb() -> Vec<FdbRow> {
     ]
 }
 
+pub(crate) fn nodes() -> Vec<NodeRow> {
+    let text = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let own = NodeRow {
+        name: "node-a".to_owned(),
+        own: true,
+        vtep: "192.0.2.1".to_owned(),
+        addresses: text(&["192.0.2.1"]),
+        pod_cidrs: text(&["10.244.1.0/24", "fd00:10:0:1::/64"]),
+        exceptions: Vec::new(),
+        reached: Reached::Local,
+        last_heard_ms: None,
+        identity: "1f0c".to_owned(),
+    };
+    let exception = ExceptionRow { net: "10.244.1.9/32".to_owned(), generation: 7 };
+    let other = NodeRow {
+        name: "node-b".to_owned(),
+        own: false,
+        vtep: "192.0.2.2:4790".to_owned(),
+        addresses: text(&["192.0.2.2", "198.51.100.2"]),
+        pod_cidrs: text(&["10.244.2.0/24"]),
+        exceptions: vec![exception],
+        reached: Reached::Tunnel,
+        last_heard_ms: Some(1500),
+        identity: "2e1d".to_owned(),
+    };
+    let silent = NodeRow {
+        name: "node-c".to_owned(),
+        exceptions: Vec::new(),
+        reached: Reached::Route,
+        last_heard_ms: None,
+        ..other.clone()
+    };
+    vec![own, other, silent]
+}
+
+pub(crate) fn pod() -> PodRow {
+    PodRow {
+        network: "pods".to_owned(),
+        container: "4f2a".to_owned(),
+        ifname: "eth0".to_owned(),
+        netns: "/run/netns/cni-1".to_owned(),
+        addresses: vec!["10.244.1.2".to_owned(), "fd00:10:0:1::2".to_owned()],
+        mac: "0a:7a:0a:f4:01:02".to_owned(),
+        port: "pod-4f2a".to_owned(),
+        since_ms: 61_000,
+    }
+}
+
+pub(crate) fn ips() -> Vec<IpRow> {
+    let row =
+        |address: &str, state| IpRow { address: address.to_owned(), state, ..IpRow::default() };
+    let pod = pod();
+    vec![
+        row("10.244.1.1", IpState::Gateway),
+        IpRow {
+            container: Some(pod.container),
+            port: Some(pod.port),
+            ..row("10.244.1.2", IpState::Used)
+        },
+        IpRow { rests_ms: Some(9_000), ..row("10.244.1.3", IpState::Resting) },
+    ]
+}
+
+/// How the cluster stands in a status that has one.
+pub(crate) fn cluster() -> ClusterStatus {
+    ClusterStatus {
+        networks: vec!["10.244.0.0/16".to_owned()],
+        pod_cidrs: vec!["10.244.1.0/24".to_owned()],
+        store: "etcd".to_owned(),
+        connected: false,
+        trouble: Some("connection refused".to_owned()),
+        answered_ms_ago: Some(90_000),
+        nodes: 3,
+        addresses_used: 1,
+        addresses_resting: 1,
+        addresses_free: 251,
+        alarms: vec!["node-d: claims the VTEP of node-b; refused".to_owned()],
+    }
+}
+
 pub(crate) fn drops() -> Vec<DropRow> {
     let row = |reason: &str, count, port: Option<&str>, peer: Option<&str>| DropRow {
         reason: reason.to_owned(),
@@ -364,6 +464,7 @@ pub(crate) fn status() -> Status {
             segments: 2,
             peers: 2,
         },
+        cluster: Some(cluster()),
     }
 }
 

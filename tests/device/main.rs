@@ -7,5 +7,6 @@
 mod configure;
 mod many;
 mod netlink;
+mod pods;
 mod support;
 mod tap;

@@ -111,6 +111,7 @@ pub(crate) fn spec(named: &Named) -> TapSpec {
         owner: nix::unistd::geteuid().as_raw(),
         addresses: Vec::new(),
         routes: Vec::new(),
+        neighbours: Vec::new(),
         txqueuelen: None,
         persist: true,
         offload: OffloadWish::Auto,
@@ -128,5 +129,5 @@ pub(crate) fn expectation(spec: &TapSpec, made: &Made) -> Expectation {
 }
 
 pub(crate) fn route(to: &str, via: Option<&str>) -> Route {
-    Route { to: to.parse().unwrap(), via: via.map(|via| via.parse().unwrap()) }
+    Route::new(to.parse().unwrap(), via.map(|via| via.parse().unwrap()))
 }

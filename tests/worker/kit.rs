@@ -17,8 +17,8 @@ use fdb::{Dest, Fdb, Origin, PortId, SegmentId, SegmentLimits, Settings};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 use switch::{
-    PortModeSpec, PortSpec, Reading, SegmentSpec, Topology, TopologySpec, read_port, read_stranger,
-    read_vtep,
+    PortModeSpec, PortRole, PortSpec, Reading, SegmentSpec, Topology, TopologySpec, read_port,
+    read_stranger, read_vtep,
 };
 use tapestry::daemon::clock::Clock;
 use tapestry::daemon::worker::{Handle, News, Newsroom, Order, OuterRules, Shared, UnderlayEnd};
@@ -81,7 +81,7 @@ pub(crate) fn open(address: IpAddr, workers: usize) -> Arc<UnderlaySockets> {
 
 fn port_spec(name: &str) -> PortSpec {
     let mode = PortModeSpec::Access("blue".to_owned());
-    PortSpec { name: name.to_owned(), mode, mtu: MTU, mac: None, up: true }
+    PortSpec { name: name.to_owned(), mode, mtu: MTU, mac: None, up: true, role: PortRole::Station }
 }
 
 impl Node {
@@ -98,6 +98,7 @@ impl Node {
             flood_unknown: true,
             strict_peers: true,
             strict_header: false,
+            cluster: None,
         };
         let spec = TopologySpec {
             local: address,

@@ -25,6 +25,14 @@ pub struct Neighbour {
     pub state: NeighbourState,
 }
 
+impl Neighbour {
+    /// Whether it is a permanent entry with this MAC address.
+    #[must_use]
+    pub fn is_permanent(&self, mac: MacAddr) -> bool {
+        self.state == NeighbourState::Permanent && self.mac == Some(mac)
+    }
+}
+
 impl Netlink {
     /// The neighbour table of a device, or of all, IPv4 and IPv6.
     ///
@@ -91,6 +99,21 @@ impl Netlink {
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         let message = RouteNetlinkMessage::NewNeighbour(message);
         self.request(ask, message, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Removes an entry from the neighbour table.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::is_absent`] if there is none.
+    pub fn delete_neighbour(&mut self, link: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let object = format!("neighbour {address} on #{link}");
+        let ask = Ask { verb: "delete", object: &object };
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(address);
+        message.header.ifindex = link;
+        message.attributes.push(NeighbourAttribute::Destination(destination(address)));
+        self.request(ask, RouteNetlinkMessage::DelNeighbour(message), 0)
     }
 
     fn neighbour_dump(

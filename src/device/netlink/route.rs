@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use serde::{Deserialize, Serialize};
@@ -19,24 +20,54 @@ use super::{Ask, Netlink, NetlinkError};
 pub struct Route {
     /// The destination; `0.0.0.0/0` and `::/0` are the default routes. Host bits are ignored.
     pub to: IpNet,
-    /// The next hop; `None`: the destination is on the link.
+    /// The next hop; `None`: the destination is on the link, and the route's scope is the link.
     pub via: Option<IpAddr>,
+    /// The preferred source address (RTA_PREFSRC); `None`: the kernel's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<IpAddr>,
+    /// Whether the next hop is taken to be on the link, although no route says so (RTNH_F_ONLINK).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub onlink: bool,
 }
 
 impl Route {
+    /// A route to a network by a next hop, or on-link, with all else left to the kernel.
+    #[must_use]
+    pub fn new(to: IpNet, via: Option<IpAddr>) -> Self {
+        Self { to, via, src: None, onlink: false }
+    }
+
     /// The same route with the destination's host bits cleared, as the kernel keeps it.
     #[must_use]
     pub fn trunc(self) -> Self {
-        Self { to: self.to.trunc(), via: self.via }
+        Self { to: self.to.trunc(), ..self }
+    }
+
+    /// Whether the other one leads to the same place by the same next hop, whatever else it says.
+    #[must_use]
+    pub fn is_same_way(&self, other: &Self) -> bool {
+        (self.to, self.via) == (other.to, other.via)
+    }
+
+    /// Whether a route that stands is as good as this one: it may say more.
+    #[must_use]
+    pub fn is_met_by(&self, standing: &Self) -> bool {
+        self.is_same_way(standing)
+            && (self.src.is_none() || self.src == standing.src)
+            && (!self.onlink || standing.onlink)
     }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.via {
-            Some(via) => write!(out, "{} via {via}", self.to),
-            None => write!(out, "{}", self.to),
+        write!(out, "{}", self.to)?;
+        if let Some(via) = self.via {
+            write!(out, " via {via}")?;
         }
+        if let Some(src) = self.src {
+            write!(out, " src {src}")?;
+        }
+        if self.onlink { out.write_str(" onlink") } else { Ok(()) }
     }
 }
 
@@ -82,7 +113,8 @@ impl Netlink {
     /// # Errors
     ///
     /// [`NetlinkError::is_present`] if there is such a route; ENETDOWN while the device is down;
-    /// ENETUNREACH if the next hop is not on the link.
+    /// ENETUNREACH if the next hop is not on the link; EINVAL if the preferred source is no address
+    /// of this namespace.
     pub fn add_route(&mut self, link: u32, route: Route) -> Result<(), NetlinkError> {
         let object = format!("route {route} on #{link}");
         let ask = Ask { verb: "add", object: &object };
@@ -115,10 +147,14 @@ fn route_message(link: u32, route: Route) -> RouteMessage {
         (IpNet::V4(_), None) => RouteScope::Link,
         _ => RouteScope::Universe,
     };
+    if route.onlink {
+        header.flags |= RouteFlags::Onlink;
+    }
     if route.to.prefix_len() > 0 {
         message.attributes.push(RouteAttribute::Destination(route.to.addr().into()));
     }
     message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(via.into())));
+    message.attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(src.into())));
     message.attributes.push(RouteAttribute::Oif(link));
     message
 }
@@ -136,18 +172,22 @@ fn read_route(answer: RouteNetlinkMessage) -> Option<RouteEntry> {
         AddressFamily::Inet6 => IpAddr::from([0; 16]),
         _ => return None,
     };
-    let (mut to, mut via, mut link, mut metric) = (unspecified, None, 0, None);
+    let (mut to, mut via, mut src) = (unspecified, None, None);
+    let (mut link, mut metric) = (0, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => to = read_ip(address)?,
             RouteAttribute::Gateway(address) => via = Some(read_ip(address)?),
+            RouteAttribute::PrefSource(address) => src = Some(read_ip(address)?),
             RouteAttribute::Oif(index) => link = *index,
             RouteAttribute::Priority(priority) => metric = Some(*priority),
             _ => {}
         }
     }
     let to = IpNet::new(to, header.destination_prefix_length).ok()?;
-    Some(RouteEntry { link, route: Route { to, via }, metric, protocol: header.protocol })
+    let onlink = header.flags.contains(RouteFlags::Onlink);
+    let route = Route { to, via, src, onlink };
+    Some(RouteEntry { link, route, metric, protocol: header.protocol })
 }
 
 fn read_ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -164,13 +204,16 @@ mod tests {
 
     #[test]
     fn a_route_survives_the_way_to_the_wire_and_back() {
-        for (to, via) in [
-            ("0.0.0.0/0", Some("10.0.0.1")),
-            ("10.2.0.0/16", None),
-            ("::/0", Some("fe80::1")),
-            ("fd00:1::/64", Some("fd00::9")),
+        for (to, via, src, onlink) in [
+            ("0.0.0.0/0", Some("10.0.0.1"), None, false),
+            ("10.2.0.0/16", None, Some("10.2.0.1"), false),
+            ("10.2.0.0/16", Some("169.254.1.1"), Some("10.2.0.1"), true),
+            ("::/0", Some("fe80::1"), None, true),
+            ("fd00:1::/64", Some("fd00::9"), Some("fd00::1"), false),
         ] {
-            let route = Route { to: to.parse().unwrap(), via: via.map(|via| via.parse().unwrap()) };
+            let address = |text: &str| text.parse().unwrap();
+            let (via, src) = (via.map(address), src.map(address));
+            let route = Route { to: to.parse().unwrap(), via, src, onlink };
             let message = RouteNetlinkMessage::NewRoute(route_message(7, route));
             let entry = read_route(message).unwrap();
             assert_eq!((entry.route, entry.link), (route, 7));
@@ -179,8 +222,29 @@ mod tests {
 
     #[test]
     fn host_bits_are_cleared() {
-        let route = Route { to: "10.2.3.4/16".parse().unwrap(), via: None };
+        let route = Route::new("10.2.3.4/16".parse().unwrap(), None);
         let entry = read_route(RouteNetlinkMessage::NewRoute(route_message(1, route))).unwrap();
         assert_eq!(entry.route.to.to_string(), "10.2.0.0/16");
+    }
+
+    #[test]
+    fn a_route_is_met_by_one_that_says_more_but_not_by_one_that_says_less() {
+        let plain = Route::new("10.2.0.0/16".parse().unwrap(), Some([169, 254, 1, 1].into()));
+        let full = Route { src: Some([10, 2, 0, 1].into()), onlink: true, ..plain };
+        assert!(plain.is_met_by(&plain) && plain.is_met_by(&full) && full.is_met_by(&full));
+        assert!(!full.is_met_by(&plain));
+        for other in [Route { onlink: false, ..full }, Route { src: None, ..full }] {
+            assert!(!full.is_met_by(&other), "{other}");
+        }
+        assert!(!plain.is_met_by(&Route { via: None, ..plain }));
+        assert_eq!(full.to_string(), "10.2.0.0/16 via 169.254.1.1 src 10.2.0.1 onlink");
+    }
+
+    #[test]
+    fn a_route_of_an_older_journal_is_read_and_a_plain_one_is_written_as_before() {
+        let text = r#"{"to":"0.0.0.0/0","via":"10.9.0.254"}"#;
+        let route: Route = serde_json::from_str(text).unwrap();
+        assert_eq!(route, Route::new("0.0.0.0/0".parse().unwrap(), Some([10, 9, 0, 254].into())));
+        assert_eq!(serde_json::to_string(&route).unwrap(), text);
     }
 }

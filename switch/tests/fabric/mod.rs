@@ -19,7 +19,7 @@ pub(crate) use traffic::Transfer;
 use link::Wires;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
-use switch::{PortModeSpec, PortSpec, SegmentSpec, TopologySpec};
+use switch::{PortModeSpec, PortRole, PortSpec, SegmentSpec, TopologySpec};
 
 /// Frames that may be handed over within one instant: more is a loop.
 const INSTANT_MAX: usize = 1_000_000;
@@ -86,7 +86,14 @@ impl Fabric {
     fn plug(&mut self, node: usize, mode: PortModeSpec) -> String {
         let name = format!("port{}", self.next_port);
         self.next_port += 1;
-        let port = PortSpec { name: name.clone(), mode, mtu: 1450, mac: None, up: true };
+        let port = PortSpec {
+            name: name.clone(),
+            mode,
+            mtu: 1450,
+            mac: None,
+            up: true,
+            role: PortRole::Station,
+        };
         self.nodes[node].reload(|spec| spec.ports.push(port));
         name
     }
@@ -212,5 +219,6 @@ fn segment(name: &str, vni: u32, node: usize, nodes: usize) -> SegmentSpec {
         flood_unknown: true,
         strict_peers: true,
         strict_header: true,
+        cluster: None,
     }
 }

@@ -6,8 +6,8 @@ use encap::{FlowHash, Frame, MacAddr, Offload, StationMac, Vni};
 use fdb::{PortId, VtepId};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use switch::{
-    Counters, PortModeSpec, PortSpec, Reading, Remote, SegmentSpec, Sink, Topology, read_port,
-    read_stranger, read_vtep,
+    Counters, PortModeSpec, PortRole, PortSpec, Reading, Remote, SegmentSpec, Sink, Topology,
+    read_port, read_stranger, read_vtep,
 };
 
 /// 802.1Q.
@@ -78,12 +78,20 @@ pub(crate) fn segment(name: &str, vni: u32, peers: &[u8]) -> SegmentSpec {
         flood_unknown: true,
         strict_peers: true,
         strict_header: false,
+        cluster: None,
     }
 }
 
 /// A port that is up, with an MTU of 1450.
 pub(crate) fn port(name: &str, mode: PortModeSpec) -> PortSpec {
-    PortSpec { name: name.to_owned(), mode, mtu: 1450, mac: None, up: true }
+    PortSpec {
+        name: name.to_owned(),
+        mode,
+        mtu: 1450,
+        mac: None,
+        up: true,
+        role: PortRole::Station,
+    }
 }
 
 /// Untagged, in this segment.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use encap::{Contiguous, Frame, Offload, Vni, vxlan};
 use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings, Tick};
 use switch::{
-    Counters, Engine, Outer, PortModeSpec, PortSpec, Remote, SegmentSpec, Sink, Topology,
+    Counters, Engine, Outer, PortModeSpec, PortRole, PortSpec, Remote, SegmentSpec, Sink, Topology,
     TopologySpec,
 };
 
@@ -69,6 +69,7 @@ fn node() -> Node {
         flood_unknown: true,
         strict_peers: true,
         strict_header: false,
+        cluster: None,
     };
     let port = |n| PortSpec {
         name: format!("p{n}"),
@@ -76,6 +77,7 @@ fn node() -> Node {
         mtu: 1450,
         mac: None,
         up: true,
+        role: PortRole::Station,
     };
     let spec = TopologySpec {
         local: address(1),

@@ -88,7 +88,13 @@ impl Daemon {
     /// The path of its control socket.
     #[must_use]
     pub fn socket(&self) -> String {
-        self.dir.path().join("tapestry.sock").display().to_string()
+        self.beside("tapestry.sock")
+    }
+
+    /// The path of a file in its directory.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
     }
 
     /// The path of its config.

@@ -10,6 +10,7 @@
 
 pub mod capture;
 pub mod cell;
+pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod overlay;

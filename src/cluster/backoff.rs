@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Delays that double from one failure to the next, each shortened by chance to between half and
 /// all of it: thousands of nodes whose server comes back must not all come at once.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     first: Duration,
     most: Duration,
     next: Duration,
@@ -15,20 +15,20 @@ pub(super) struct Backoff {
 impl Backoff {
     /// From `first` to `most`; `seed` is different on each node.
     #[must_use]
-    pub(super) fn new(first: Duration, most: Duration, seed: u64) -> Self {
+    pub fn new(first: Duration, most: Duration, seed: u64) -> Self {
         // Xorshift stays at zero for ever.
         Self { first, most, next: first, chance: seed | 1 }
     }
 
     /// The delay before the next try.
-    pub(super) fn delay(&mut self) -> Duration {
+    pub fn delay(&mut self) -> Duration {
         let whole = self.next;
         self.next = (self.next * 2).min(self.most);
         self.part_of(whole)
     }
 
     /// Half to all of a duration, by chance.
-    pub(super) fn part_of(&mut self, whole: Duration) -> Duration {
+    pub fn part_of(&mut self, whole: Duration) -> Duration {
         // Marsaglia's xorshift64.
         self.chance ^= self.chance << 13;
         self.chance ^= self.chance >> 7;
@@ -39,7 +39,7 @@ impl Backoff {
     }
 
     /// It worked: the next failure is a first one.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.first;
     }
 }

@@ -1,0 +1,486 @@
+//! The task between a store and the daemon: it feeds what the store reports to the membership,
+//! publishes views, keeps the last good one on disk, and passes orders on.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::config::{Cluster, StaticNode, Store};
+
+#[cfg(feature = "kubernetes")]
+use super::kubernetes;
+use super::last_good::{LastGood, LastGoodError};
+use super::membership::{Membership, Memory, Moment};
+use super::model::{StoreState, View};
+use super::store::{Link, Order, Own, Release, Update};
+use super::{etcd, fixed, identity};
+
+/// Views are at least this far apart, so that a thousand changes at once are a few views.
+const VIEWS_APART: Duration = Duration::from_millis(100);
+/// And what is on disk is at most this old.
+const SAVES_APART: Duration = Duration::from_secs(2);
+/// How many updates are taken in before views and orders have their turn.
+const BATCH: usize = 256;
+/// A store that was asked to list is asked again after this.
+const RELISTS_APART: Duration = Duration::from_secs(30);
+/// How long the store may take to end, and the last state to get to the disk.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// Who this node is, as its configuration and its devices say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// Its VTEP.
+    pub vtep: SocketAddr,
+    /// What it understands beyond the minimum.
+    pub capabilities: Vec<String>,
+}
+
+/// A running membership.
+#[derive(Debug)]
+pub struct Feed {
+    /// The cluster as it is known: at first what is on disk, or nothing.
+    pub view: watch::Receiver<Arc<View>>,
+    /// How the store is doing, more often than views come.
+    pub store: watch::Receiver<StoreState>,
+    requests: Requests,
+    nodes: watch::Sender<Arc<Vec<StaticNode>>>,
+    works: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// What can be asked of a running membership. Cheap to clone, for those who carry out commands.
+#[derive(Clone, Debug)]
+pub struct Requests(mpsc::UnboundedSender<Request>);
+
+#[derive(Debug)]
+enum Request {
+    Vtep(SocketAddr),
+    Addresses(Vec<IpAddr>),
+    Exceptions(Vec<IpNet>),
+    Release(Release),
+    ApplyHeld(oneshot::Sender<usize>),
+    Stop,
+}
+
+/// A membership cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The identity of this node is unknown.
+    #[error("the node's identity, {path}: {source}")]
+    Identity {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// What is on disk is neither of use nor can it be put aside.
+    #[error(transparent)]
+    LastGood(#[from] LastGoodError),
+    /// This build lacks the store.
+    #[error("this build of tapestry has no store \"{0}\"")]
+    NoStore(&'static str),
+}
+
+/// Starts the membership of a node: a task for it and one for its store, on the current tokio
+/// runtime. Returns at once, with what is on disk as the first view.
+///
+/// # Errors
+///
+/// If the node's identity or its last good state can neither be read nor be made.
+pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, StartError> {
+    let identity = identity::load_or_create(state_dir).map_err(|source| {
+        let path = state_dir.join(identity::FILE).display().to_string();
+        StartError::Identity { path, source }
+    })?;
+    let Identity { name, vtep, capabilities } = who;
+    let (addresses, exceptions) = (config.addresses.clone(), Vec::new());
+    let own = Own { name, identity, vtep, addresses, exceptions, capabilities };
+    let last_good = LastGood::new(state_dir, config, &own);
+    let epoch = Instant::now();
+    let mut membership = Membership::new(config, own);
+    let (memory, put_aside) = last_good.load()?;
+    if let Some(aside) = put_aside {
+        let message = format!("not used, now {}: {}", aside.path.display(), aside.reason);
+        membership.note("last good state", Some(message));
+    }
+    if let Some(memory) = memory {
+        membership.restore(memory, moment(epoch));
+    }
+    let nodes = match &config.store {
+        Store::Static(nodes) => nodes.clone(),
+        Store::Etcd(_) | Store::Kubernetes(_) => Vec::new(),
+    };
+    let (node_sender, nodes) = watch::channel(Arc::new(nodes));
+    let (requests, inbox) = mpsc::unbounded_channel();
+    let (views, view) = watch::channel(Arc::new(membership.view()));
+    let (states, store) = watch::channel(membership.store().clone());
+    let (works, works_out) = watch::channel(false);
+    let origin = Origin { config: config.clone(), nodes, works: works_out };
+    let running = origin.start(&membership)?;
+    let task = Task {
+        membership,
+        origin,
+        running,
+        views,
+        states,
+        last_good,
+        epoch,
+        view_due: None,
+        unsaved: None,
+        saving: None,
+        relist_due: None,
+        unpublished: false,
+    };
+    let task = tokio::spawn(task.run(inbox));
+    Ok(Feed { view, store, requests: Requests(requests), nodes: node_sender, works, task })
+}
+
+fn moment(epoch: Instant) -> Moment {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+    Moment { elapsed: epoch.elapsed(), unix_ms }
+}
+
+impl Feed {
+    /// To ask something of it.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
+    }
+
+    /// What can change in a running membership is as in this configuration from now on: the nodes
+    /// of a static store, and this node's addresses. The rest needs another start.
+    pub fn reconfigure(&self, config: &Cluster) {
+        if let Store::Static(nodes) = &config.store {
+            self.nodes.send_if_modified(|current| {
+                let differs = **current != *nodes;
+                if differs {
+                    *current = Arc::new(nodes.clone());
+                }
+                differs
+            });
+        }
+        self.requests.send(Request::Addresses(config.addresses.clone()));
+    }
+
+    /// Whether this node's pods reach the others: its podCIDR is known, its gateway port and its
+    /// underlay are up. A store may tell others, as Kubernetes' condition `NetworkUnavailable`.
+    pub fn set_works(&self, works: bool) {
+        self.works.send_if_modified(|current| std::mem::replace(current, works) != works);
+    }
+
+    /// Ends it, within some seconds: the store is told, and the last state is kept on disk.
+    pub async fn stop(self) {
+        self.requests.send(Request::Stop);
+        let abort = self.task.abort_handle();
+        if timeout(2 * SHUTDOWN + Duration::from_secs(1), self.task).await.is_err() {
+            abort.abort();
+        }
+    }
+}
+
+impl Requests {
+    /// This node's VTEP has another address.
+    pub fn set_vtep(&self, vtep: SocketAddr) {
+        self.send(Request::Vtep(vtep));
+    }
+
+    /// These, and no others, are the addresses and networks outside its shares that this node's pods
+    /// have. One that was not among them before is taken over from whoever has it.
+    pub fn set_exceptions(&self, nets: Vec<IpNet>) {
+        self.send(Request::Exceptions(nets));
+    }
+
+    /// Gives back what a node holds: its record and its podCIDRs. Returns what that was.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing was given back: the node is unknown, alive (unless `force`), or the store cannot
+    /// be asked.
+    pub async fn release(&self, node: &str, force: bool) -> Result<String, String> {
+        let (answer, outcome) = oneshot::channel();
+        self.send(Request::Release(Release { node: node.to_owned(), force, answer }));
+        outcome.await.unwrap_or_else(|_| Err("the store did not answer".to_owned()))
+    }
+
+    /// Carries out the deletions that were held back. Returns how many there were.
+    pub async fn apply_held(&self) -> usize {
+        let (answer, outcome) = oneshot::channel();
+        self.send(Request::ApplyHeld(answer));
+        outcome.await.unwrap_or_default()
+    }
+
+    /// If the task has ended there is nobody left who would want to know.
+    fn send(&self, request: Request) {
+        let _ = self.0.send(request);
+    }
+}
+
+/// What a store is started from.
+#[derive(Debug)]
+struct Origin {
+    config: Cluster,
+    nodes: watch::Receiver<Arc<Vec<StaticNode>>>,
+    /// Whether this node's network works.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "no other store tells"))]
+    works: watch::Receiver<bool>,
+}
+
+/// A store's task, and the feed's ends of its channels.
+#[derive(Debug)]
+struct Running {
+    updates: mpsc::Receiver<Update>,
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Origin {
+    fn start(&self, membership: &Membership) -> Result<Running, StartError> {
+        let (sender, updates) = mpsc::channel(BATCH);
+        let (orders, receiver) = mpsc::channel(64);
+        let link = Link { updates: sender, orders: receiver };
+        let own = membership.own().clone();
+        let task = match &self.config.store {
+            Store::Static(_) => {
+                let store = fixed::run(self.nodes.clone(), own, link);
+                tokio::spawn(async {
+                    let _ = store.await;
+                })
+            }
+            Store::Etcd(etcd) => {
+                let cluster = membership.cluster().map(ToOwned::to_owned);
+                let networks = &self.config.networks;
+                let held = membership.own_shares();
+                let store = etcd::Etcd::new(etcd, networks, own, cluster, held, link);
+                tokio::spawn(store.run())
+            }
+            #[cfg(feature = "kubernetes")]
+            Store::Kubernetes(config) => {
+                let (pace, works) = (kubernetes::Pace::default(), self.works.clone());
+                let store = kubernetes::Store::new(config, pace, own, link, works);
+                tokio::spawn(store.run())
+            }
+            #[cfg(not(feature = "kubernetes"))]
+            Store::Kubernetes(_) => return Err(StartError::NoStore("kubernetes")),
+        };
+        Ok(Running { updates, orders, task })
+    }
+}
+
+struct Task {
+    membership: Membership,
+    origin: Origin,
+    running: Running,
+    views: watch::Sender<Arc<View>>,
+    states: watch::Sender<StoreState>,
+    last_good: LastGood,
+    epoch: Instant,
+    /// When the next view may come; it does if there is something new.
+    view_due: Option<Instant>,
+    /// Since when there is something that is not on disk.
+    unsaved: Option<Instant>,
+    saving: Option<JoinHandle<Result<(), LastGoodError>>>,
+    relist_due: Option<Instant>,
+    unpublished: bool,
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
+        loop {
+            let due = self.next_due();
+            tokio::select! {
+                biased;
+                request = inbox.recv() => match request {
+                    Some(Request::Stop) | None => break,
+                    Some(request) => self.carry_out(request),
+                },
+                update = self.running.updates.recv() => match update {
+                    Some(update) => self.take_in(update),
+                    None => self.restart().await,
+                },
+                saved = finished(&mut self.saving) => self.saved(saved),
+                () = sleep_until(due) => {}
+            }
+            self.tend();
+        }
+        self.end().await;
+    }
+
+    /// Takes in an update and what else has come meanwhile.
+    fn take_in(&mut self, update: Update) {
+        let now = moment(self.epoch);
+        self.membership.apply(update, now);
+        for _ in 1..BATCH {
+            let Ok(update) = self.running.updates.try_recv() else { break };
+            self.membership.apply(update, now);
+        }
+        let store = self.membership.store();
+        self.states.send_if_modified(|state| {
+            let differs = state != store;
+            if differs {
+                state.clone_from(store);
+            }
+            differs
+        });
+    }
+
+    fn carry_out(&mut self, request: Request) {
+        let mut own = self.membership.own().clone();
+        match request {
+            Request::Vtep(vtep) => own.vtep = vtep,
+            Request::Addresses(addresses) => own.addresses = addresses,
+            Request::Exceptions(nets) => own.exceptions = self.membership.exceptions_for(&nets),
+            Request::Release(release) => {
+                if let Err(error) = self.running.orders.try_send(Order::Release(release))
+                    && let Order::Release(release) = error.into_inner()
+                {
+                    let _ = release.answer.send(Err("the store is busy; try again".to_owned()));
+                }
+            }
+            Request::ApplyHeld(answer) => {
+                let _ = answer.send(self.membership.apply_held(moment(self.epoch)));
+                let _ = self.running.orders.try_send(Order::Accept);
+            }
+            Request::Stop => {}
+        }
+        if own != *self.membership.own() {
+            self.membership.set_own(own);
+            self.unpublished = true;
+        }
+    }
+
+    /// Does what is due.
+    fn tend(&mut self) {
+        let now = Instant::now();
+        if self.unpublished {
+            let order = Order::Publish(self.membership.own().clone());
+            self.unpublished = self.running.orders.try_send(order).is_err();
+        }
+        if self.membership.has_changed() {
+            self.unsaved.get_or_insert(now);
+            if self.view_due.is_none_or(|due| due <= now) {
+                let view = self.membership.view();
+                report(&self.views.borrow(), &view);
+                self.views.send_replace(Arc::new(view));
+                self.view_due = Some(now + VIEWS_APART);
+            }
+        }
+        self.save(now);
+        let confirmable = self.membership.confirmable_at().map(|at| self.epoch + at);
+        self.relist_due = match (confirmable, self.relist_due) {
+            (Some(at), Some(due)) if at <= now && due <= now => {
+                let _ = self.running.orders.try_send(Order::Relist);
+                Some(now + RELISTS_APART)
+            }
+            (Some(at), None) => Some(at),
+            (Some(_), due) => due,
+            (None, _) => None,
+        };
+    }
+
+    fn save(&mut self, now: Instant) {
+        if self.saving.is_some() || self.unsaved.is_none_or(|since| since + SAVES_APART > now) {
+            return;
+        }
+        self.unsaved = None;
+        if let Some(memory) = self.membership.memory() {
+            self.saving = Some(self.save_beside(memory));
+        }
+    }
+
+    /// The disk may be slow: it is written by another thread.
+    fn save_beside(&self, memory: Memory) -> JoinHandle<Result<(), LastGoodError>> {
+        let last_good = self.last_good.clone();
+        tokio::task::spawn_blocking(move || last_good.save(memory))
+    }
+
+    fn saved(&mut self, saved: Result<(), String>) {
+        self.saving = None;
+        if saved.is_err() {
+            self.unsaved = Some(Instant::now() + RELISTS_APART);
+        }
+        self.membership.note("last good state", saved.err());
+    }
+
+    fn next_due(&self) -> Instant {
+        let view = self.view_due.filter(|_| self.membership.has_changed());
+        let save = self.unsaved.filter(|_| self.saving.is_none()).map(|since| since + SAVES_APART);
+        let retry = self.unpublished.then(|| Instant::now() + VIEWS_APART);
+        let far = Instant::now() + Duration::from_secs(3600);
+        [view, save, retry, self.relist_due].into_iter().flatten().min().unwrap_or(far)
+    }
+
+    /// The store's task has ended, which it does only by a mistake of ours.
+    async fn restart(&mut self) {
+        tracing::error!("the cluster's store has ended; it is started again");
+        let now = moment(self.epoch);
+        self.membership.apply(Update::Trouble("the store's task has ended".to_owned()), now);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Ok(running) = self.origin.start(&self.membership) {
+            self.running = running;
+        }
+    }
+
+    async fn end(self) {
+        let memory = self.membership.memory();
+        let Running { orders, updates, task } = self.running;
+        drop((orders, updates));
+        let abort = task.abort_handle();
+        if timeout(SHUTDOWN, task).await.is_err() {
+            abort.abort();
+        }
+        let saving = async {
+            if let Some(saving) = self.saving {
+                let _ = saving.await;
+            }
+            let last_good = self.last_good;
+            if let Some(memory) = memory {
+                let saved = tokio::task::spawn_blocking(move || last_good.save(memory)).await;
+                if let Ok(Err(error)) = saved {
+                    tracing::warn!("{error}");
+                }
+            }
+        };
+        let _ = timeout(SHUTDOWN, saving).await;
+    }
+}
+
+/// What came of a write, once it is over; never, if there is none.
+async fn finished(
+    saving: &mut Option<JoinHandle<Result<(), LastGoodError>>>,
+) -> Result<(), String> {
+    match saving {
+        Some(task) => match task.await {
+            Ok(saved) => saved.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Says what an operator should know and did not before, and what is over.
+fn report(before: &View, after: &View) {
+    const MAX_LINES: usize = 16;
+    let new = after.alarms.iter().filter(|alarm| !before.alarms.contains(alarm));
+    for alarm in new.take(MAX_LINES) {
+        tracing::warn!(about = %alarm.subject, "cluster: {}", alarm.message);
+    }
+    let over = before.alarms.iter().filter(|alarm| !after.alarms.contains(alarm));
+    for alarm in over.take(MAX_LINES) {
+        tracing::info!(about = %alarm.subject, "cluster: no longer: {}", alarm.message);
+    }
+    match (&before.store.trouble, &after.store.trouble) {
+        (None, Some(trouble)) => tracing::warn!("cluster: the store cannot be asked: {trouble}"),
+        (Some(_), None) if after.store.connected => tracing::info!("cluster: the store answers"),
+        _ => {}
+    }
+}
