@@ -12,9 +12,9 @@ pub mod feed;
 mod fixed;
 pub mod guard;
 pub mod identity;
-pub mod last_good;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod last_good;
 pub mod membership;
 pub mod model;
 pub mod rules;

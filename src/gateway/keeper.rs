@@ -54,16 +54,7 @@ struct Keep<R> {
 impl<R: Rules> Keep<R> {
     fn new(rules: R, told: bool) -> Self {
         let state = KeeperState::default();
-        Self {
-            rules,
-            told,
-            wanted: None,
-            stood: None,
-            due: None,
-            looked: None,
-            failures: 0,
-            state,
-        }
+        Self { rules, told, wanted: None, stood: None, due: None, looked: None, failures: 0, state }
     }
 
     /// Another table is wanted.

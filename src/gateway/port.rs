@@ -28,11 +28,11 @@ pub struct GatewayPort {
 /// The addresses of a node's gateway port: the first one of each podCIDR after the network's own. A
 /// podCIDR of a single address has none.
 pub fn gateway_addresses(own: &Node) -> impl Iterator<Item = IpAddr> {
-    own.pod_cidrs.iter().filter(|net| net.prefix_len() < net.max_prefix_len()).map(|net| {
-        match net.network() {
-            IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits() | 1).into(),
-            IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits() | 1).into(),
-        }
+    own.pod_cidrs.iter().filter(|net| net.prefix_len() < net.max_prefix_len()).map(|net| match net
+        .network()
+    {
+        IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits() | 1).into(),
+        IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits() | 1).into(),
     })
 }
 
@@ -98,7 +98,9 @@ pub fn tune(netlink: &mut Netlink, device: u32) -> Result<(), NetlinkError> {
     (conf.forwarding, conf.rp_filter, conf.route_localnet) = (1, 2, 1);
     netlink.set_ipv4_conf(device, conf)?;
     match netlink.add_local_route(device, Ipv6Addr::LOCALHOST.into()) {
-        Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => Ok(()),
+        Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
+            Ok(())
+        }
         done => done,
     }
 }

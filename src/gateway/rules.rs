@@ -1,5 +1,7 @@
 //! Who puts rules into the kernel.
 
+use crate::privilege::Hands;
+
 /// The one table of rules, in the hands of whoever may change it. Each call is one run of nft(8), in
 /// the caller's thread, and ends within seconds.
 pub trait Rules: Send {
@@ -17,4 +19,14 @@ pub trait Rules: Send {
     ///
     /// In words for an operator.
     fn read(&mut self) -> Result<Option<String>, String>;
+}
+
+impl Rules for Hands {
+    fn replace(&mut self, body: &str) -> Result<String, String> {
+        self.replace_rules(body).map_err(|error| error.to_string())
+    }
+
+    fn read(&mut self) -> Result<Option<String>, String> {
+        self.read_rules().map_err(|error| error.to_string())
+    }
 }

@@ -30,7 +30,9 @@ pub enum RulesetError {
     #[error("this node's share of the cluster is not known yet")]
     NoOwnNode,
     /// nft has no way to write such a name.
-    #[error("cluster.gateway: \"{0}\" cannot stand in a rule: letters, digits, '.', '-' and '_' can")]
+    #[error(
+        "cluster.gateway: \"{0}\" cannot stand in a rule: letters, digits, '.', '-' and '_' can"
+    )]
     Device(String),
 }
 

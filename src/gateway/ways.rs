@@ -192,7 +192,13 @@ mod tests {
         let tunnelled: Vec<_> = ways.tunnel.iter().map(|(net, _)| *net).collect();
         assert_eq!(
             shown(&tunnelled),
-            ["fd42:0:0:1::/64", "10.42.2.0/24", "fd42:0:0:2::/64", "198.51.100.3/32", "10.42.1.77/32"]
+            [
+                "fd42:0:0:1::/64",
+                "10.42.2.0/24",
+                "fd42:0:0:2::/64",
+                "198.51.100.3/32",
+                "10.42.1.77/32"
+            ]
         );
         let routes: Vec<_> = ways.routes.iter().map(|way| way.route.to_string()).collect();
         assert_eq!(routes, ["10.42.1.0/24 via 192.0.2.2"]);

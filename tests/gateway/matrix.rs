@@ -92,7 +92,10 @@ const PATHS: &[Row] = &[
     by(NODE_A, row("node, bound to its address -> its pod", A, At(P2), P2, both(Itself))),
     by(NODE_A, row("node, bound to its address -> remote pod", A, At(Q1), Q1, both(Itself))),
     by(HIDDEN, row("node, bound to another one -> its pod", A, At(P2), P2, both(Gateway(A)))),
-    by(HIDDEN, row("node, bound to another one -> remote pod", A, At(Q1), Q1, (Gateway(A), Node(A)))),
+    by(
+        HIDDEN,
+        row("node, bound to another one -> remote pod", A, At(Q1), Q1, (Gateway(A), Node(A))),
+    ),
     row("pod -> outside", P1, At(Out), Out, both(Node(A))),
     row("pod -> outside, not masqueraded", P1, Text(KEPT), Out, both(Itself)),
     by(KEPT, row("outside -> pod, routed", Out, At(P1), P1, both(Itself))),
@@ -113,12 +116,30 @@ const SERVICES: &[Row] = &[
     row("outside -> NodePort -> another node", Out, NodePort(A, ON_HOST), B, both(Node(A))),
     row("outside -> NodePort, Local", Out, NodePort(A, LOCAL), P2, both(Itself)),
     row("pod -> its node's NodePort -> pod of it", P1, NodePort(A, ON_A), P2, both(Gateway(A))),
-    row("pod -> its node's NodePort -> remote pod", P1, NodePort(A, ON_B), Q1, (Gateway(A), Node(A))),
+    row(
+        "pod -> its node's NodePort -> remote pod",
+        P1,
+        NodePort(A, ON_B),
+        Q1,
+        (Gateway(A), Node(A)),
+    ),
     row("pod -> its node's NodePort -> itself", P1, NodePort(A, ITSELF), P1, both(Gateway(A))),
     row("pod -> its node's NodePort, Local", P1, NodePort(A, LOCAL), P2, both(Gateway(A))),
-    row("pod -> remote NodePort -> pod of its own node", P1, NodePort(B, ON_A), P2, (Gateway(B), Node(B))),
+    row(
+        "pod -> remote NodePort -> pod of its own node",
+        P1,
+        NodePort(B, ON_A),
+        P2,
+        (Gateway(B), Node(B)),
+    ),
     row("pod -> remote NodePort -> remote pod", P1, NodePort(B, ON_B), Q1, both(Gateway(B))),
-    row("pod -> remote NodePort, Local, no pod there", P1, NodePort(B, LOCAL), P2, (Gateway(B), Node(B))),
+    row(
+        "pod -> remote NodePort, Local, no pod there",
+        P1,
+        NodePort(B, LOCAL),
+        P2,
+        (Gateway(B), Node(B)),
+    ),
     row("node -> its NodePort -> its pod", A, NodePort(A, ON_A), P2, both(Gateway(A))),
     row("node -> its NodePort -> remote pod", A, NodePort(A, ON_B), Q1, (Gateway(A), Node(A))),
     row("node -> its NodePort, Local", A, NodePort(A, LOCAL), P2, both(Gateway(A))),
@@ -135,7 +156,13 @@ const MAPPED: &[Row] = &[
     row("the node -> mapped port of one address", A, Host(NODE_A, 7003), P2, both(Itself)),
     row("outside -> mapped port of one address", Out, Host(NODE_A, 7003), P2, both(Itself)),
     row("the node -> mapped port at its loopback", A, Host(LOOPBACK, 7000), P2, both(Gateway(A))),
-    row("the node -> port mapped at its loopback only", A, Host(LOOPBACK, 7001), P2, both(Gateway(A))),
+    row(
+        "the node -> port mapped at its loopback only",
+        A,
+        Host(LOOPBACK, 7001),
+        P2,
+        both(Gateway(A)),
+    ),
     row("pod -> mapped port", P1, Host(NODE_A, 7000), P2, both(Gateway(A))),
     row("pod -> mapped port -> itself", P1, Host(NODE_A, 7002), P1, both(Gateway(A))),
     row("pod of another node -> mapped port", Q1, Host(NODE_A, 7000), P2, (Gateway(A), Itself)),
@@ -150,7 +177,8 @@ fn walk(lab: &Lab, what: &str, rows: &[Row]) -> Result<()> {
         for (family, version) in [(0, "IPv4"), (1, "IPv6")] {
             for (kind, protocol) in [(Type::STREAM, "TCP"), (Type::DGRAM, "UDP")] {
                 cells += 1;
-                let want = Seen { server: row.server.name().to_owned(), client: seen(lab, row, family) };
+                let want =
+                    Seen { server: row.server.name().to_owned(), client: seen(lab, row, family) };
                 let source = row.source.map(|source| source[family].parse()).transpose()?;
                 let found = ask(lab.space(row.from), source, target(row, family), kind);
                 match found {
@@ -207,9 +235,8 @@ fn services(way: Way, style: Style) -> Result<()> {
 fn mapped(way: Way) -> Result<()> {
     let mapping = |host: Option<&str>, port, who: Who| {
         let host = host.map(|host| host.parse().unwrap());
-        [Protocol::Tcp, Protocol::Udp].map(|protocol| {
-            Mapping::of_pod(protocol, host, port, &who.addresses(), PORT)
-        })
+        [Protocol::Tcp, Protocol::Udp]
+            .map(|protocol| Mapping::of_pod(protocol, host, port, &who.addresses(), PORT))
     };
     let mut all = vec![mapping(None, 7000, P2), mapping(None, 7002, P1)];
     all.extend(LOOPBACK.map(|host| mapping(Some(host), 7001, P2)));

@@ -120,12 +120,7 @@ pub(crate) struct Seen {
 }
 
 /// Asks by TCP or UDP, from an address of the client's choice or the kernel's.
-pub(crate) fn ask(
-    space: &Space,
-    from: Option<IpAddr>,
-    to: SocketAddr,
-    kind: Type,
-) -> Result<Seen> {
+pub(crate) fn ask(space: &Space, from: Option<IpAddr>, to: SocketAddr, kind: Type) -> Result<Seen> {
     let said = space.run(|| -> Result<String> {
         let socket = Socket::new(Domain::for_address(to), kind, None)?;
         if let Some(from) = from {

@@ -132,7 +132,9 @@ fn attach(lab: &Lab, pod: Who, switch: &Space) -> Result<()> {
         let gateway = GATEWAY_MAC.get();
         lab.ip(pod, &format!("{flag}neigh add {via} lladdr {gateway} dev eth0 nud permanent"))?;
         lab.ip(pod, &format!("{flag}route add default via {via} dev eth0 onlink"))?;
-        switch.output(&format!("ip {flag}neigh add {address} lladdr {mac} dev {end} nud permanent"))?;
+        switch.output(&format!(
+            "ip {flag}neigh add {address} lladdr {mac} dev {end} nud permanent"
+        ))?;
         switch.output(&format!("ip {flag}route add {address} dev {end}"))?;
     }
     Ok(())
