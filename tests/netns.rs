@@ -60,6 +60,15 @@ fn main() -> ExitCode {
         ]),
         &cases!(cluster, needs LAN, [
             nodes_reach_each_others_gateways,
+            each_pod_reaches_each_pod,
+            the_same_over_an_ipv6_underlay,
+            nodes_reach_pods_and_pods_reach_nodes,
+            who_is_not_there_is_unreachable_and_never_flooded_for,
+            a_pod_may_send_from_its_own_addresses_only,
+            pods_live_on_while_their_daemon_is_killed,
+            lists_say_who_is_where,
+            a_namespace_that_goes_leaves_no_orphan,
+            broadcasts_stay_on_their_node,
         ]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(settings, needs LAN, [

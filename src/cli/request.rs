@@ -157,5 +157,6 @@ fn spec(add: &PortAdd) -> PortSpec {
         addresses: add.addresses.clone(),
         routes: Vec::new(),
         mtu: add.mtu,
+        pod: None,
     }
 }

@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{Cluster, StaticNode, Store};
 
+#[cfg(feature = "kubernetes")]
+use super::kubernetes::{self, Pace};
 use super::last_good::{LastGood, LastGoodError};
 use super::membership::{Membership, Memory, Moment};
 use super::model::{StoreState, View};
@@ -51,6 +53,7 @@ pub struct Feed {
     pub store: watch::Receiver<StoreState>,
     requests: Requests,
     nodes: watch::Sender<Arc<Vec<StaticNode>>>,
+    works: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -120,7 +123,8 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
     let (requests, inbox) = mpsc::unbounded_channel();
     let (views, view) = watch::channel(Arc::new(membership.view()));
     let (states, store) = watch::channel(membership.store().clone());
-    let origin = Origin { config: config.clone(), nodes };
+    let (works, working) = watch::channel(false);
+    let origin = Origin { config: config.clone(), nodes, working };
     let running = origin.start(&membership)?;
     let task = Task {
         membership,
@@ -137,7 +141,7 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
         unpublished: false,
     };
     let task = tokio::spawn(task.run(inbox));
-    Ok(Feed { view, store, requests: Requests(requests), nodes: node_sender, task })
+    Ok(Feed { view, store, requests: Requests(requests), nodes: node_sender, works, task })
 }
 
 fn moment(epoch: Instant) -> Moment {
@@ -166,6 +170,11 @@ impl Feed {
             });
         }
         self.requests.send(Request::Addresses(config.addresses.clone()));
+    }
+
+    /// Says whether the network of this node works, which a store may pass on.
+    pub fn works(&self, works: bool) {
+        self.works.send_if_modified(|before| std::mem::replace(before, works) != works);
     }
 
     /// Ends it, within some seconds: the store is told, and the last state is kept on disk.
@@ -220,6 +229,7 @@ impl Requests {
 struct Origin {
     config: Cluster,
     nodes: watch::Receiver<Arc<Vec<StaticNode>>>,
+    working: watch::Receiver<bool>,
 }
 
 /// A store's task, and the feed's ends of its channels.
@@ -250,6 +260,12 @@ impl Origin {
                 let store = etcd::Etcd::new(etcd, networks, own, cluster, held, link);
                 tokio::spawn(store.run())
             }
+            #[cfg(feature = "kubernetes")]
+            Store::Kubernetes(config) => {
+                let working = self.working.clone();
+                tokio::spawn(kubernetes::Store::new(config, Pace::default(), link, working).run())
+            }
+            #[cfg(not(feature = "kubernetes"))]
             Store::Kubernetes(_) => return Err(StartError::NoStore("kubernetes")),
         };
         Ok(Running { updates, orders, task })

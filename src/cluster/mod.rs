@@ -7,6 +7,7 @@
 
 pub mod backoff;
 mod claims;
+pub mod conflist;
 pub mod etcd;
 pub mod feed;
 mod fixed;

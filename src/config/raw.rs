@@ -206,6 +206,7 @@ fn port(section: &mut Section<'_, '_>) -> PortSpec {
             via: entry.string("via"),
         }),
         mtu: section.integer("mtu", MTU),
+        pod: None,
     }
 }
 

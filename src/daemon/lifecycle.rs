@@ -73,7 +73,7 @@ impl Daemon {
     }
 
     /// Takes ports with what came of making their devices.
-    fn take_up(
+    pub(super) fn take_up(
         &mut self,
         ports: Vec<(Port, ObjectOrigin)>,
         results: Vec<Result<Made, DeviceError>>,

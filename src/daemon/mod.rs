@@ -4,6 +4,7 @@
 //! [`run`] starts things in the order in which they may fail cheaply: configuration, control
 //! socket, underlay, workers, ports. From then on one loop (`supervise`) owns all state.
 
+mod attachments;
 pub mod clock;
 mod cluster_rows;
 mod commands;
@@ -68,6 +69,7 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let clock = Clock::start();
     let socket = ControlSocket::bind(&config.control.socket)
         .with_context(|| format!("control socket {}", config.control.socket.display()))?;
+    let attach = attachments::bind(&config)?;
     let metrics = config.metrics.listen.map(|address| {
         MetricsListener::bind(address).with_context(|| format!("metrics listener on {address}"))
     });
@@ -107,7 +109,7 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     daemon.start_ports();
     // Last: what came meanwhile waits in the sockets, and by now there is somebody to have it.
     daemon.hand_out_underlay(&daemon.config.clone());
-    supervise::run(daemon, Desk { socket, metrics, news: news.1, bell })
+    supervise::run(daemon, Desk { socket, attach, metrics, news: news.1, bell })
 }
 
 impl Daemon {
@@ -130,6 +132,11 @@ impl Daemon {
                     continue;
                 }
                 Origin::Api => ObjectOrigin::Api,
+                // No container outlives a boot.
+                Origin::Cni if !self.devices.is_of_this_boot(entry) => {
+                    stale.push(name.to_owned());
+                    continue;
+                }
                 Origin::Cni => ObjectOrigin::Cni,
             };
             match serde_json::from_value(entry.spec.clone()) {
@@ -152,13 +159,14 @@ impl Daemon {
         }
         for (name, removed) in stale.iter().zip(self.devices.remove_recorded(&stale)) {
             match removed {
-                Ok(_) => info!(port = name, "removed: no longer in the configuration"),
+                Ok(_) => info!(port = name, "removed: it is of another configuration or boot"),
                 Err(error) => warn!(port = name, "not removed: {error}"),
             }
         }
         // A port that moved to another device leaves its old one behind.
         self.devices.remove_moved(ports.iter().map(|(port, _)| port));
         self.add_ports(ports);
+        self.restore_attachments();
     }
 
     /// Gives the workers their shares of the underlay's sockets.

@@ -10,7 +10,7 @@ use crate::config::Port;
 use crate::control::model::ObjectOrigin;
 use crate::device::adopt::{Expectation, Mismatch};
 use crate::device::error::{Cause, DeviceError};
-use crate::device::journal::{Entry, Journal, Origin};
+use crate::device::journal::{Entry, Journal, JournalError, Origin};
 use crate::device::make::{Made, Removal};
 use crate::device::spec::{Facts, NetnsRef, Standing};
 use crate::privilege::{Hand, Hands};
@@ -79,6 +79,37 @@ impl Devices {
     /// The recorded ports.
     pub(super) fn recorded(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.journal.iter().flat_map(Journal::iter)
+    }
+
+    /// Which boot this is.
+    pub(super) fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    /// Whether what is recorded was made since the last boot.
+    pub(super) fn is_of_this_boot(&self, entry: &Entry) -> bool {
+        entry.boot_id == self.boot_id
+    }
+
+    /// Records a port and what its device is, in any case before anything rests on it.
+    pub(super) fn record_first(
+        &mut self,
+        port: &Port,
+        origin: ObjectOrigin,
+        facts: &Facts,
+    ) -> Result<(), JournalError> {
+        let record = self.record(port, origin, facts);
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.insert_all([record]))
+    }
+
+    /// Whether there is a record of this name.
+    pub(super) fn has_record(&self, name: &str) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.get(name).is_some())
+    }
+
+    /// Forgets a port whose device never was.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.write(|journal| journal.remove_all([name]));
     }
 
     /// Adopts or makes the devices of `ports` and records them; results are in the order given.
@@ -241,10 +272,7 @@ impl Devices {
     }
 
     /// A journal that cannot be written costs the next start its memory, not this one its ports.
-    fn write(
-        &mut self,
-        change: impl FnOnce(&mut Journal) -> Result<(), crate::device::journal::JournalError>,
-    ) {
+    fn write(&mut self, change: impl FnOnce(&mut Journal) -> Result<(), JournalError>) {
         if let Some(Err(error)) = self.journal.as_mut().map(change) {
             warn!("journal: {error}");
         }
@@ -273,6 +301,17 @@ impl Maker {
     fn adopt_or_make(&self, hand: &mut Hand<'_>, port: &Port) -> Result<Made, DeviceError> {
         let spec = self.rules.tap(port);
         let recorded = self.recorded.get(port.name.as_str());
+        if port.pod.is_some() {
+            // Its container made it, in a namespace that is not there a second time: what is not
+            // found again is not made again.
+            let entry = recorded.ok_or_else(|| DeviceError {
+                ifname: spec.ifname.clone(),
+                netns: spec.netns.clone(),
+                step: "look for the device".into(),
+                cause: Mismatch::NoDevice.into(),
+            })?;
+            return self.adopt(hand, port, &entry.expectation(), &entry.standing());
+        }
         if let Some(entry) = recorded.filter(|entry| is_where(entry, port)) {
             match self.adopt(hand, port, &entry.expectation(), &entry.standing()) {
                 Err(error) if error.mismatch().is_some() => {

@@ -19,6 +19,7 @@ use super::ports::Device;
 use super::state::Daemon;
 use super::underlay::Moved;
 use super::worker::News;
+use crate::attach;
 use crate::control::{ControlSocket, MetricsListener, commands};
 
 /// How often the daemon looks after what has changed outside and what has expired.
@@ -31,6 +32,8 @@ const EXPIRE_BUDGET: usize = 50_000;
 pub(super) struct Desk {
     /// The control socket.
     pub(super) socket: ControlSocket,
+    /// The attachment socket.
+    pub(super) attach: Option<attach::Server>,
     /// The metrics listener.
     pub(super) metrics: Option<MetricsListener>,
     /// What the workers have to say.
@@ -55,7 +58,7 @@ pub(super) fn run(daemon: Daemon, desk: Desk) -> anyhow::Result<()> {
 }
 
 async fn serve(mut daemon: Daemon, desk: Desk) -> (Daemon, anyhow::Result<()>) {
-    let Desk { socket, metrics, news, bell } = desk;
+    let Desk { socket, attach, metrics, news, bell } = desk;
     let (handle, mut inbox) = commands();
     let stop = Arc::new(Notify::new());
     let stopped = |stop: &Arc<Notify>| {
@@ -63,11 +66,15 @@ async fn serve(mut daemon: Daemon, desk: Desk) -> (Daemon, anyhow::Result<()>) {
         async move { stop.notified().await }
     };
     let server = tokio::spawn(socket.serve(handle.clone(), stopped(&stop)));
+    let attach = attach.map(|server| tokio::spawn(server.serve(handle.clone(), stopped(&stop))));
     let listener = metrics.map(|metrics| tokio::spawn(metrics.serve(handle, stopped(&stop))));
     let outcome = attend(&mut daemon, &mut inbox, &news, &bell).await;
     daemon.leave_cluster().await;
     stop.notify_waiters();
     server.abort();
+    if let Some(attach) = attach {
+        attach.abort();
+    }
     if let Some(listener) = listener {
         listener.abort();
     }
@@ -176,11 +183,13 @@ impl Daemon {
             self.retry_at_once();
         }
         self.watch_namespaces(count);
+        self.watch_attachments();
         if self.underlay_may_have_moved(count) {
             self.follow_underlay();
         }
         self.take_brought();
         self.retry_ports();
+        self.tick_cluster();
         if count.is_multiple_of(60) {
             self.forget_silent();
             self.raise_paths();

@@ -10,6 +10,7 @@ use tracing::{error, info};
 use super::open_journal;
 use super::plan::{self, DeviceRules};
 use super::ports::Devices;
+use crate::attach::Tombstones;
 use crate::config::Config;
 use crate::control::ControlSocket;
 use crate::device::journal;
@@ -73,6 +74,7 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
 
 /// Removes the journal, and the directory if nothing else is in it.
 fn remove_state(dir: &Path) -> anyhow::Result<()> {
+    Tombstones::of(dir).remove_all().with_context(|| format!("tombstones in {}", dir.display()))?;
     for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         let ours = path.file_name().and_then(|name| name.to_str());

@@ -75,7 +75,10 @@ impl Daemon {
             if matches!(fate, Fate::Vanished | Fate::Replaced(_)) {
                 gone.push((name.clone(), format!("its namespace {} is gone", path.display())));
             }
-            if matches!(fate, Fate::Returned(_) | Fate::Replaced(_)) {
+            // What is of a container is only ever in the one namespace.
+            let pod = self.ports.get(&name).and_then(|held| held.port.pod.as_ref());
+            let own = |found| pod.is_none_or(|pod| pod.netns == found);
+            if matches!(fate, Fate::Returned(found) | Fate::Replaced(found) if own(found)) {
                 back.push(name);
             }
         }

@@ -151,8 +151,8 @@ async fn a_watch_that_the_server_cannot_serve_is_not_asked_for_without_end() {
     let seen = store.until("trouble", |seen| seen.troubles > 0).await;
     assert!(seen.trouble.as_ref().unwrap().contains("RequestWatchProgress"), "{seen:?}");
     server.until("all of them", |server| server.count(Kind::Watch) > 6).await;
-    store.until("the way out", |seen| seen.trouble.is_none()).await;
-    assert!(store.seen.lists > 1, "after some failures it is listed, in case that helps");
+    // After some failures it is listed, in case that helps.
+    store.until("the way out", |seen| seen.trouble.is_none() && seen.lists > 1).await;
 }
 
 #[tokio::test]
@@ -244,9 +244,7 @@ async fn a_silent_server_is_asked_whether_it_is_there() {
     let pace = Pace { idle: Duration::from_millis(20), ..brisk() };
     let mut store = Running::start(server.kubeconfig(), "node-1", pace);
     store.until("a list", |seen| seen.lists == 1).await;
-    let answers = store.seen.answers;
-    store.until("answers without news", |seen| seen.answers > answers + 2).await;
-    assert!(server.count(Kind::Get) >= 2);
+    server.until("two questions", |server| server.count(Kind::Get) >= 2).await;
     assert_eq!(server.count(Kind::Watch), 1);
 }
 

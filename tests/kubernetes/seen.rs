@@ -12,29 +12,29 @@ use tokio::task::JoinHandle;
 
 /// What a store reported, added up.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub members: BTreeMap<String, Object>,
+pub(crate) struct Seen {
+    pub(crate) members: BTreeMap<String, Object>,
     /// The keys of the last list, in its order.
-    pub order: Vec<String>,
-    pub trouble: Option<String>,
-    pub troubles: usize,
-    pub refused: Option<String>,
-    pub lists: usize,
-    pub puts: usize,
-    pub answers: usize,
+    pub(crate) order: Vec<String>,
+    pub(crate) trouble: Option<String>,
+    pub(crate) troubles: usize,
+    pub(crate) refused: Option<String>,
+    pub(crate) lists: usize,
+    pub(crate) puts: usize,
+    pub(crate) answers: usize,
 }
 
 /// A store at work.
-pub struct Running {
-    pub seen: Seen,
-    pub orders: mpsc::Sender<Order>,
-    pub works: watch::Sender<bool>,
+pub(crate) struct Running {
+    pub(crate) seen: Seen,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) works: watch::Sender<bool>,
     updates: mpsc::Receiver<Update>,
-    pub task: JoinHandle<()>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 /// Milliseconds where the field has seconds.
-pub fn brisk() -> Pace {
+pub(crate) fn brisk() -> Pace {
     Pace {
         patience: Patience { connect: Duration::from_secs(5), answer: Duration::from_secs(10) },
         page: 2,
@@ -46,7 +46,7 @@ pub fn brisk() -> Pace {
 }
 
 /// What `node-1` says of itself.
-pub fn own() -> Own {
+pub(crate) fn own() -> Own {
     Own {
         name: "node-1".into(),
         identity: "machine-of-node-1".into(),
@@ -59,8 +59,8 @@ pub fn own() -> Own {
 
 impl Running {
     /// The store of a node.
-    pub fn start(kubeconfig: PathBuf, node: &str, pace: Pace) -> Self {
-        let (updates_in, updates) = mpsc::channel(16);
+    pub(crate) fn start(kubeconfig: PathBuf, node: &str, pace: Pace) -> Self {
+        let (updates_in, updates) = mpsc::channel(4096);
         let (orders, orders_out) = mpsc::channel(16);
         let (works, works_out) = watch::channel(false);
         let config = Kubernetes { kubeconfig: Some(kubeconfig), node: Name::new(node).unwrap() };
@@ -69,12 +69,12 @@ impl Running {
         Self { seen: Seen::default(), orders, works, updates, task }
     }
 
-    pub async fn order(&self, order: Order) {
+    pub(crate) async fn order(&self, order: Order) {
         self.orders.send(order).await.unwrap();
     }
 
     /// Takes reports in until it is so.
-    pub async fn until(&mut self, what: &str, is_so: impl Fn(&Seen) -> bool) -> &Seen {
+    pub(crate) async fn until(&mut self, what: &str, is_so: impl Fn(&Seen) -> bool) -> &Seen {
         let end = tokio::time::Instant::now() + Duration::from_secs(20);
         while !is_so(&self.seen) {
             match tokio::time::timeout_at(end, self.updates.recv()).await {
@@ -87,7 +87,7 @@ impl Running {
     }
 
     /// Takes in what was reported so far.
-    pub fn so_far(&mut self) -> &Seen {
+    pub(crate) fn so_far(&mut self) -> &Seen {
         while let Ok(update) = self.updates.try_recv() {
             self.seen.take(update);
         }
@@ -95,7 +95,7 @@ impl Running {
     }
 
     /// Stops listening.
-    pub async fn hang_up(self) {
+    pub(crate) async fn hang_up(self) {
         drop((self.updates, self.orders));
         tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap();
     }
@@ -132,12 +132,12 @@ impl Seen {
         self.trouble = None;
     }
 
-    pub fn names(&self) -> Vec<&str> {
+    pub(crate) fn names(&self) -> Vec<&str> {
         self.members.keys().map(String::as_str).collect()
     }
 
     /// The VTEP of a member.
-    pub fn vtep(&self, name: &str) -> Option<String> {
+    pub(crate) fn vtep(&self, name: &str) -> Option<String> {
         Some(self.members.get(name)?.as_ref().ok()?.vtep.to_string())
     }
 }

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 type Piece = Result<Frame<Bytes>, io::Error>;
 
 /// A body that comes piece by piece. An error cuts the connection.
-pub struct Pieces(mpsc::UnboundedReceiver<Piece>);
+pub(crate) struct Pieces(mpsc::UnboundedReceiver<Piece>);
 
 impl Body for Pieces {
     type Data = Bytes;
@@ -38,18 +38,16 @@ impl Body for Pieces {
 }
 
 /// What goes wrong with the next request of a kind.
-pub enum Fault {
+pub(crate) enum Fault {
     /// This answer.
     Answer(u16, String),
     /// A watch that says this and ends.
     Events(String),
-    /// A watch that says this, and then the connection is cut.
-    Cut(String),
 }
 
 /// Which requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     List,
     Watch,
     Get,
@@ -73,7 +71,7 @@ struct State {
 }
 
 /// The server.
-pub struct StandIn {
+pub(crate) struct StandIn {
     state: Arc<Mutex<State>>,
     address: SocketAddr,
     serving: Option<tokio::task::JoinHandle<()>>,
@@ -81,19 +79,19 @@ pub struct StandIn {
 }
 
 /// A recorded answer.
-pub fn recorded(name: &str) -> String {
+pub(crate) fn recorded(name: &str) -> String {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/data");
     fs::read_to_string(dir.join(name)).unwrap()
 }
 
 /// The recorded Nodes.
-pub fn recorded_nodes() -> Vec<Value> {
+pub(crate) fn recorded_nodes() -> Vec<Value> {
     let list: Value = serde_json::from_str(&recorded("nodes-list.json")).unwrap();
     list["items"].as_array().unwrap().clone()
 }
 
 /// A recorded Node as a member's: with the annotations that it would write.
-pub fn member(mut node: Value, vtep: &str) -> Value {
+pub(crate) fn member(mut node: Value, vtep: &str) -> Value {
     let name = node["metadata"]["name"].as_str().unwrap().to_owned();
     node["metadata"]["annotations"] = json!({
         "tapestry.dev/vtep": vtep,
@@ -105,7 +103,7 @@ pub fn member(mut node: Value, vtep: &str) -> Value {
 
 impl StandIn {
     /// With these Nodes; who has the token `first` is let in.
-    pub async fn start(nodes: impl IntoIterator<Item = Value>) -> Self {
+    pub(crate) async fn start(nodes: impl IntoIterator<Item = Value>) -> Self {
         let state = State { version: 239, floor: 200, token: "first".into(), ..State::default() };
         let mut server = Self {
             state: Arc::new(Mutex::new(state)),
@@ -127,12 +125,12 @@ impl StandIn {
     }
 
     /// A kubeconfig that leads here.
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
     }
 
     /// Writes it with another token.
-    pub fn write_kubeconfig(&self, token: &str) {
+    pub(crate) fn write_kubeconfig(&self, token: &str) {
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
              clusters: [{{name: k, cluster: {{server: \"http://{}\"}}}}]\n\
@@ -144,12 +142,12 @@ impl StandIn {
     }
 
     /// Lets in who has this token only.
-    pub fn require(&self, token: &str) {
+    pub(crate) fn require(&self, token: &str) {
         self.state().token = token.to_owned();
     }
 
     /// Cuts every connection and takes no more.
-    pub fn go_away(&mut self) {
+    pub(crate) fn go_away(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.abort();
         }
@@ -157,7 +155,7 @@ impl StandIn {
     }
 
     /// Listens, where it did before if it did.
-    pub async fn come_back(&mut self) {
+    pub(crate) async fn come_back(&mut self) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(self.address).unwrap();
@@ -167,24 +165,24 @@ impl StandIn {
     }
 
     /// What goes wrong next.
-    pub fn fault(&self, kind: Kind, fault: Fault) {
+    pub(crate) fn fault(&self, kind: Kind, fault: Fault) {
         self.state().faults.push_back((kind, fault));
     }
 
     /// Puts a Node, as a controller or kubelet does.
-    pub fn put(&self, node: Value) {
+    pub(crate) fn put(&self, node: Value) {
         self.state().put(node);
     }
 
     /// Changes a Node.
-    pub fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let mut state = self.state();
         let mut node = state.nodes[name].clone();
         change(&mut node);
         state.put(node);
     }
 
-    pub fn delete(&self, name: &str) {
+    pub(crate) fn delete(&self, name: &str) {
         let mut state = self.state();
         let mut node = state.nodes.remove(name).unwrap();
         let version = state.stamp(&mut node);
@@ -192,7 +190,7 @@ impl StandIn {
     }
 
     /// A bookmark on every watch.
-    pub fn bookmark(&self) {
+    pub(crate) fn bookmark(&self) {
         let mut state = self.state();
         let lines = recorded("nodes-watch.jsonl");
         let line = lines.lines().find(|line| line.contains("BOOKMARK")).unwrap();
@@ -203,23 +201,23 @@ impl StandIn {
     }
 
     /// Compacts everything so far.
-    pub fn compact(&self) {
+    pub(crate) fn compact(&self) {
         let mut state = self.state();
         state.compact();
     }
 
     /// Compacts after each page from now on.
-    pub fn hasty(&self, hasty: bool) {
+    pub(crate) fn hasty(&self, hasty: bool) {
         self.state().hasty = hasty;
     }
 
     /// Ends every watch as at its timeout.
-    pub fn end_watches(&self) {
+    pub(crate) fn end_watches(&self) {
         self.state().watches.clear();
     }
 
     /// Sends part of an event and cuts every watch.
-    pub fn cut(&self, part: &str) {
+    pub(crate) fn cut(&self, part: &str) {
         let mut state = self.state();
         for watch in std::mem::take(&mut state.watches) {
             let _ = watch.send(Ok(Frame::data(Bytes::from(part.to_owned()))));
@@ -227,29 +225,29 @@ impl StandIn {
         }
     }
 
-    pub fn node(&self, name: &str) -> Value {
+    pub(crate) fn node(&self, name: &str) -> Value {
         self.state().nodes[name].clone()
     }
 
     /// How many requests of a kind there were.
-    pub fn count(&self, kind: Kind) -> usize {
+    pub(crate) fn count(&self, kind: Kind) -> usize {
         self.state().requests.iter().filter(|(found, _)| *found == kind).count()
     }
 
     /// The URIs of the requests of a kind.
-    pub fn uris(&self, kind: Kind) -> Vec<String> {
+    pub(crate) fn uris(&self, kind: Kind) -> Vec<String> {
         let state = self.state();
         let of_kind = state.requests.iter().filter(|(found, _)| *found == kind);
         of_kind.map(|(_, uri)| uri.clone()).collect()
     }
 
     /// What was patched, by URI.
-    pub fn patches(&self) -> Vec<(String, Value)> {
+    pub(crate) fn patches(&self) -> Vec<(String, Value)> {
         self.state().patches.clone()
     }
 
     /// Waits until it is so.
-    pub async fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
         for _ in 0..2000 {
             if is_so(self) {
                 return;
@@ -344,11 +342,6 @@ impl State {
             Some(Fault::Answer(status, body)) => return answer(status, body),
             Some(Fault::Events(text)) => {
                 say(text);
-                return streamed(200, pieces);
-            }
-            Some(Fault::Cut(text)) => {
-                say(text);
-                let _ = sender.send(Err(io::Error::other("cut")));
                 return streamed(200, pieces);
             }
             None => {}

@@ -531,6 +531,7 @@ fn tap_spec(netns: &str) -> TapSpec {
         owner: OWNER,
         addresses: Vec::new(),
         routes: Vec::new(),
+        neighbours: Vec::new(),
         txqueuelen: None,
         persist: true,
         offload: OffloadWish::Auto,

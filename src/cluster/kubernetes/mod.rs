@@ -153,6 +153,9 @@ impl Store {
     }
 
     async fn step(&mut self) -> Result<(), Gone> {
+        while let Ok(order) = self.link.orders.try_recv() {
+            self.obey(order).await?;
+        }
         let began = Instant::now();
         let listing = self.version.is_none();
         let outcome = match self.version.clone() {

@@ -1,0 +1,218 @@
+//! The CNI configuration list: what tells a container runtime that this node's network is there.
+//!
+//! A kubelet calls its node Ready once there is such a file. So it is written last, when the
+//! network works, and whole: no runtime ever reads half of one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+/// The plugin's name in the runtime's directory of plugins.
+const PLUGIN: &str = "tapestry-cni";
+/// What runtimes read that know one version only: containerd since 1.6, CRI-O and podman know it.
+const VERSION: &str = "1.0.0";
+/// What the plugin speaks: runtimes that know this list (CNI 1.1.0) take the highest they know.
+const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
+/// What is longer was not written here.
+const MAX_LEN: u64 = 64 * 1024;
+
+/// What is in the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflist {
+    /// The name of the network and of its segment.
+    pub name: String,
+    /// Whether pods' traffic to the outside gets the node's address.
+    pub masquerade: bool,
+}
+
+/// The file cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("CNI configuration {}: {step}: {source}", path.display())]
+pub struct ConflistError {
+    /// The file.
+    pub path: PathBuf,
+    /// What was tried.
+    pub step: &'static str,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl Conflist {
+    /// The file's text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let list = json!({
+            "cniVersion": VERSION,
+            "cniVersions": VERSIONS,
+            "name": self.name,
+            "plugins": [{
+                "type": PLUGIN,
+                "segment": self.name,
+                "ipMasq": self.masquerade,
+                "capabilities": {"portMappings": true},
+            }],
+        });
+        format!("{list:#}\n")
+    }
+
+    /// Puts the file there, readable by all, in place of whatever was there. Where it already says
+    /// the same, nothing is written: runtimes read their directory anew at each change. Returns
+    /// whether it was written.
+    ///
+    /// # Errors
+    ///
+    /// If that fails; what was there is then still there.
+    pub fn put(&self, path: &Path) -> Result<bool, ConflistError> {
+        let text = self.text();
+        if stands(path).is_some_and(|standing| standing == text.as_bytes()) {
+            return Ok(false);
+        }
+        let aside = aside(path);
+        let written = write(path, &aside, text.as_bytes());
+        if written.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+        let fail = |(step, source)| ConflistError { path: path.to_owned(), step, source };
+        written.map(|()| true).map_err(fail)
+    }
+}
+
+/// Takes the file away, if it is one that was put there by [`Conflist::put`]. One that is not
+/// there, or names another plugin, is left alone. Returns whether it was there.
+///
+/// # Errors
+///
+/// If it cannot be removed.
+pub fn remove(path: &Path) -> Result<bool, ConflistError> {
+    let _ = fs::remove_file(aside(path));
+    if !stands(path).is_some_and(|standing| is_ours(&standing)) {
+        return Ok(false);
+    }
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(ConflistError { path: path.to_owned(), step: "remove", source }),
+    }
+}
+
+/// Whether a list begins with our plugin.
+fn is_ours(text: &[u8]) -> bool {
+    let list: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
+    list.pointer("/plugins/0/type").and_then(serde_json::Value::as_str) == Some(PLUGIN)
+}
+
+fn stands(path: &Path) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path).ok()?.take(MAX_LEN + 1).read_to_end(&mut text).ok()?;
+    (text.len() as u64 <= MAX_LEN).then_some(text)
+}
+
+/// In the same directory, since only then it can be renamed; with an ending that no runtime reads.
+fn aside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
+}
+
+fn write(path: &Path, aside: &Path, text: &[u8]) -> Result<(), (&'static str, io::Error)> {
+    let step = |step| move |error: io::Error| (step, error);
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(dir).map_err(step("create its directory"))?;
+    // What an earlier process left half-written is not followed if it has become a link.
+    let _ = fs::remove_file(aside);
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.write(true).create_new(true).mode(0o644).open(aside).map_err(step("create"))?;
+    file.write_all(text).map_err(step("write"))?;
+    // Whatever the umask: runtimes need not be root.
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.set_permissions(readable).map_err(step("make it readable"))?;
+    file.sync_all().map_err(step("flush"))?;
+    fs::rename(aside, path).map_err(step("rename"))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(step("flush its directory"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn pods() -> Conflist {
+        Conflist { name: "pods".into(), masquerade: true }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_text_is_a_list_that_every_runtime_reads() {
+        let list: serde_json::Value = serde_json::from_str(&pods().text()).unwrap();
+        assert_eq!(list["cniVersion"], "1.0.0");
+        assert!(list["cniVersions"].as_array().unwrap().contains(&list["cniVersion"]));
+        assert_eq!(
+            list["plugins"],
+            json!([{"type": "tapestry-cni", "segment": "pods", "ipMasq": true,
+                    "capabilities": {"portMappings": true}}])
+        );
+    }
+
+    #[test]
+    fn it_is_put_whole_once_and_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net.d/10-tapestry.conflist");
+        assert!(pods().put(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), pods().text());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert!(!pods().put(&path).unwrap(), "it says so already");
+        assert!(Conflist { masquerade: false, ..pods() }.put(&path).unwrap());
+        assert_eq!(names(path.parent().unwrap()), ["10-tapestry.conflist"]);
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+        assert!(names(path.parent().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn what_is_left_of_a_crash_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("10-tapestry.conflist");
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "stays").unwrap();
+        std::os::unix::fs::symlink(&victim, aside(&path)).unwrap();
+        assert!(pods().put(&path).unwrap());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "stays");
+        fs::write(aside(&path), "half").unwrap();
+        assert!(remove(&path).unwrap());
+        assert_eq!(names(dir.path()), ["victim"]);
+    }
+
+    #[test]
+    fn half_a_file_is_replaced_and_anothers_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("10-tapestry.conflist");
+        fs::write(&path, &pods().text()[..30]).unwrap();
+        assert!(pods().put(&path).unwrap());
+        for other in ["", "{", r#"{"plugins":[{"type":"bridge"}]}"#] {
+            fs::write(&path, other).unwrap();
+            assert!(!remove(&path).unwrap());
+            assert!(path.exists());
+        }
+    }
+
+    #[test]
+    fn what_fails_leaves_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        let error = pods().put(&path).unwrap_err();
+        assert_eq!(error.step, "rename");
+        assert!(error.to_string().contains("taken: rename: "), "{error}");
+        assert_eq!(names(dir.path()), ["taken"]);
+    }
+}
