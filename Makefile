@@ -79,7 +79,8 @@ install: ## the daemon, its unit, account, sysctl file and example config, under
 	chmod 644 $(DESTDIR)$(UNITDIR)/tapestry.service
 	install -Dm644 packaging/tapestry.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapestry.conf
 	install -Dm644 packaging/99-tapestry.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/99-tapestry.conf
-	install -Dm644 packaging/tapestry.toml $(DESTDIR)$(PREFIX)/share/doc/tapestry/tapestry.toml
+	for file in tapestry.toml 99-tapestry-pods.conf networkmanager-tapestry.conf networkd-tapestry.conf 10-tapestry.network; do \
+	  install -Dm644 packaging/$$file $(DESTDIR)$(PREFIX)/share/doc/tapestry/$$file; done
 	for doc in *.md docs/*.md LICENSE-*; do \
 	  install -Dm644 "$$doc" $(DESTDIR)$(PREFIX)/share/doc/tapestry/"$$doc"; done
 	[ -e $(DESTDIR)$(SYSCONFDIR)/tapestry/tapestry.toml ] || \

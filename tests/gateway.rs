@@ -6,10 +6,14 @@ use std::process::ExitCode;
 
 use lab::cases;
 
+#[path = "gateway/keep.rs"]
+mod keep;
 #[path = "gateway/lab.rs"]
 mod land;
 #[path = "gateway/matrix.rs"]
 mod matrix;
+#[path = "gateway/obstacles.rs"]
+mod obstacles;
 #[path = "gateway/probe.rs"]
 mod probe;
 #[path = "gateway/services.rs"]
@@ -19,6 +23,7 @@ mod standin;
 
 const NFT: &[&str] = &["ip", "nsenter", "nft", "sysctl"];
 const IPTABLES: &[&str] = &["ip", "nsenter", "nft", "sysctl", "iptables", "ip6tables"];
+const LEGACY: &[&str] = &["ip", "nsenter", "nft", "sysctl", "iptables-legacy"];
 
 fn main() -> ExitCode {
     let groups: &[&[lab::suite::Case]] = &[
@@ -37,6 +42,21 @@ fn main() -> ExitCode {
             services_by_iptables_through_the_tunnel,
             services_by_iptables_without_a_tunnel,
         ]),
+        &cases!(keep, needs NFT, [
+            the_table_is_back_within_a_second,
+            a_host_without_nft_says_so,
+            datagrams_of_the_underlay_are_not_tracked,
+            pods_reach_no_vtep_and_no_loopback,
+            untranslated_service_traffic_is_refused,
+            plain_routes_come_and_go_and_others_stay,
+            five_thousand_nodes,
+        ]),
+        &cases!(obstacles, needs IPTABLES, [
+            a_policy_of_drop_is_named_and_mended,
+            firewalld_is_named,
+            settings_that_are_wrong_are_named_and_mended,
+        ]),
+        &cases!(obstacles, needs LEGACY, [the_old_iptables_are_named_and_mended]),
     ];
     lab::suite::main(&groups.concat())
 }

@@ -7,9 +7,11 @@
 //! [`preflight`] and [`firewall`] say what on this node stands in the way. `docs/gateway.md` is the
 //! written table of who is translated and who is not.
 
+pub mod firewall;
 pub mod keeper;
 pub mod mapping;
 pub mod port;
+pub mod preflight;
 pub mod rules;
 pub mod ruleset;
 pub mod stir;
