@@ -271,7 +271,7 @@ impl Origin {
             #[cfg(feature = "kubernetes")]
             Store::Kubernetes(kubernetes) => {
                 let pace = kubernetes::Pace::default();
-                let store = kubernetes::Store::new(kubernetes, pace, link, self.works.clone());
+                let store = kubernetes::Store::new(kubernetes, pace, own, link, self.works.clone());
                 tokio::spawn(store.run())
             }
             #[cfg(not(feature = "kubernetes"))]

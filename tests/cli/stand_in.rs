@@ -194,6 +194,8 @@ pub(crate) fn answer(command: Command, note: &mpsc::Sender<Seen>, more: &[FdbRow
                 false => Err(Refusal::not_found(format!("no node \"{name}\""))),
             });
         }
+        // It has no attachment socket.
+        Command::Attach(..) => {}
         Command::PodList(reply) => drop(reply.send(Ok(vec![pod()]))),
         Command::IpList(reply) => drop(reply.send(Ok(ips()))),
         Command::IpRelease(address, reply) => {
