@@ -43,6 +43,7 @@ const KERNEL: &[&str] = &["ip", "bridge", "ethtool", "nsenter"];
 const CAPTURE: &[&str] = &["ip", "ethtool", "nsenter", "tshark"];
 const LAN: &[&str] = &["ip", "nsenter"];
 const PARTED: &[&str] = &["ip", "nsenter", "setpriv", "nft"];
+const CLUSTER: &[&str] = &["ip", "nsenter", "nft"];
 const SCALE: &[&str] = &["ip", "nsenter", "prlimit"];
 const FLOOD: &[&str] = &["ip", "nsenter", "chrt"];
 
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
             a_flush_forgets_and_traffic_teaches_again,
             idle_pods_cost_no_cpu,
         ]),
-        &cases!(cluster, needs LAN, [
+        &cases!(cluster, needs CLUSTER, [
             nodes_reach_each_others_gateways,
             each_pod_reaches_each_pod,
             the_same_over_an_ipv6_underlay,
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
             lists_say_who_is_where,
             a_namespace_that_goes_leaves_no_orphan,
             broadcasts_stay_on_their_node,
+            teardown_leaves_neither_device_nor_rules,
         ]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(settings, needs LAN, [

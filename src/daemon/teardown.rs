@@ -11,10 +11,13 @@ use super::open_journal;
 use super::plan::{self, DeviceRules};
 use super::ports::Devices;
 use crate::attach::Tombstones;
-use crate::config::Config;
+use crate::cluster::conflist;
+use crate::config::{Cluster, Config};
 use crate::control::ControlSocket;
 use crate::device::journal;
 use crate::device::make::Removal;
+use crate::device::netlink::Netlink;
+use crate::gateway::ways::reconcile;
 use crate::privilege::{self, Hands};
 
 /// Removes everything that a stopped daemon left.
@@ -66,10 +69,30 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
             remove_state(dir)?;
         }
     }
+    if let Some(cluster) = &config.cluster {
+        left += remove_gateway(&config, cluster);
+    }
     if left != 0 {
-        bail!("{left} of the ports could not be removed");
+        bail!("{left} things could not be removed");
     }
     Ok(())
+}
+
+/// Removes what a cluster leaves besides its ports: the rules of address translation, the routes to
+/// other nodes and the CNI configuration. Returns how much of it is still there.
+fn remove_gateway(config: &Config, cluster: &Cluster) -> usize {
+    let helper = config.privilege.helper.as_deref();
+    let hands = Hands::new(helper.filter(|_| !privilege::may_make_devices()));
+    let rules = hands.remove_rules().map_err(|error| error.to_string());
+    let routes = Netlink::open().and_then(|mut netlink| reconcile(&mut netlink, &[]));
+    let list = cluster.conflist.as_deref().map_or(Ok(false), conflist::remove);
+    let outcomes = [
+        ("rules", rules),
+        ("routes", routes.map(drop).map_err(|error| error.to_string())),
+        ("CNI configuration", list.map(drop).map_err(|error| error.to_string())),
+    ];
+    let failed = outcomes.into_iter().filter_map(|(what, outcome)| Some((what, outcome.err()?)));
+    failed.inspect(|(what, why)| error!("{what}: not removed: {why}")).count()
 }
 
 /// Removes the journal, and the directory if nothing else is in it.

@@ -249,3 +249,18 @@ pub(crate) fn broadcasts_stay_on_their_node() -> Result<()> {
     ensure!(datagrams(&cluster)? == before, "it left its node");
     cluster.assert_sound()
 }
+
+pub(crate) fn teardown_leaves_neither_device_nor_rules() -> Result<()> {
+    let mut cluster = start(&ClusterPlan::default())?;
+    let node = cluster.overlay.nodes[0].space.clone();
+    eventually(Duration::from_secs(10), "the rules stand", || {
+        Ok(node.output("nft list table inet tapestry").is_ok())
+    })?;
+    let daemon = &mut cluster.overlay.daemons[0];
+    daemon.stop()?;
+    ensure!(node.link(GATEWAY).is_ok(), "a stop removed the gateway port");
+    daemon.cli(&format!("teardown --config {}", daemon.config_path().display()))?;
+    ensure!(node.link(GATEWAY).is_err(), "the gateway port is still there");
+    ensure!(node.output("nft list table inet tapestry").is_err(), "the rules are still there");
+    cluster.overlay.daemons[1].assert_sound()
+}
