@@ -67,7 +67,7 @@ pub(crate) fn a_policy_of_drop_is_named_and_mended() -> Result<()> {
     ensure!(reaches(&lab, 0) && named(&lab, false)?.is_empty());
     nft(
         node,
-        "table inet mine { chain pass { type filter hook forward priority 0; policy drop; } }",
+        "table inet mine {\n chain pass {\n type filter hook forward priority 0; policy drop;\n }\n}\n",
     )?;
     named_and_mended(&lab, "chain inet mine pass", 0, false)
 }
