@@ -9,6 +9,7 @@ CARGO ?= cargo
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+CNIBINDIR ?= /opt/cni/bin
 DESTDIR ?=
 PROFILE ?= release
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
@@ -74,6 +75,7 @@ fuzz: setup-build ## each fuzz target for FUZZ_SECONDS (needs cargo-fuzz, a nigh
 install: ## the daemon, its units, account, sysctl file and example config, under DESTDIR
 	$(CARGO) build --profile $(PROFILE) --bins
 	install -Dm755 $(BUILT)/tapestry $(DESTDIR)$(PREFIX)/bin/tapestry
+	install -Dm755 $(BUILT)/tapestry-cni $(DESTDIR)$(CNIBINDIR)/tapestry-cni
 	install -d $(DESTDIR)$(UNITDIR)
 	for unit in $(UNITS); do \
 	  sed 's#/usr/bin/tapestry#$(PREFIX)/bin/tapestry#; s#/etc/tapestry#$(SYSCONFDIR)/tapestry#' \
@@ -93,7 +95,7 @@ install: ## the daemon, its units, account, sysctl file and example config, unde
 	@[ -n "$(DESTDIR)" ] || echo "Edit $(SYSCONFDIR)/tapestry/tapestry.toml, then: systemctl enable --now tapestry"
 
 uninstall: ## what install put there, except /etc/tapestry
-	rm -f $(DESTDIR)$(PREFIX)/bin/tapestry $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) \
+	rm -f $(DESTDIR)$(PREFIX)/bin/tapestry $(DESTDIR)$(CNIBINDIR)/tapestry-cni $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) \
 	  $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapestry.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/99-tapestry.conf
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/tapestry
 
