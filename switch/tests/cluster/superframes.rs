@@ -95,6 +95,8 @@ fn superframes_are_edited_in_their_head_alone() {
                 other => panic!("{source} to {to}: {other:?}"),
             };
             assert_eq!(bytes[..12], [mac.get().0, GATEWAY_MAC.get().0].concat());
+            let untagged = superframe(source, to, false).offload;
+            assert_eq!(offload, untagged, "offsets move along with the tag");
             check(bytes, offload, if matches!(at, At::Port(_)) { 63 } else { 64 });
         }
     }
