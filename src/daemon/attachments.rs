@@ -140,6 +140,13 @@ impl Daemon {
     /// Looks after tombstones, and after attachments whose namespace has gone.
     pub(super) fn watch_attachments(&mut self) {
         self.bury();
+        // What is up is where it was.
+        let down =
+            self.ports.values().any(|held| held.port.pod.is_some() && held.facts().is_none());
+        let orphans = self.attachments.book.as_ref().is_some_and(|book| book.orphans().count() > 0);
+        if !down && !orphans {
+            return;
+        }
         let now = self.clock.tick();
         let leaks = self.with_book(|book, daemon| book.find_leaks(daemon, now, GRACE_MS));
         for (key, released) in leaks.unwrap_or_default() {
