@@ -15,7 +15,7 @@ BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 FUZZ_SECONDS ?= 60
 
 # Whole-daemon tests that need namespaces; all others run as anybody, anywhere.
-NETNS_TESTS := netns
+NETNS_TESTS := netns gateway
 PLAIN_TESTS := $(filter-out $(NETNS_TESTS),$(basename $(notdir $(wildcard tests/*.rs))) \
   $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
 

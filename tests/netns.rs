@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use lab::cases;
 
+#[path = "netns/cluster.rs"]
+mod cluster;
 #[path = "netns/common.rs"]
 mod common;
 #[path = "netns/fairness.rs"]
@@ -23,6 +25,8 @@ mod order;
 mod ovs;
 #[path = "netns/peers.rs"]
 mod peers;
+#[path = "netns/privilege.rs"]
+mod privilege;
 #[path = "netns/restart.rs"]
 mod restart;
 #[path = "netns/scale.rs"]
@@ -38,6 +42,7 @@ const OVS: &[&str] = lab::peer::ovs::PROGRAMS;
 const KERNEL: &[&str] = &["ip", "bridge", "ethtool", "nsenter"];
 const CAPTURE: &[&str] = &["ip", "ethtool", "nsenter", "tshark"];
 const LAN: &[&str] = &["ip", "nsenter"];
+const PARTED: &[&str] = &["ip", "nsenter", "setpriv", "nft"];
 const SCALE: &[&str] = &["ip", "nsenter", "prlimit"];
 const FLOOD: &[&str] = &["ip", "nsenter", "chrt"];
 
@@ -52,6 +57,18 @@ fn main() -> ExitCode {
             broadcast_multicast_and_unknown_unicast_reach_each_pod_once,
             a_flush_forgets_and_traffic_teaches_again,
             idle_pods_cost_no_cpu,
+        ]),
+        &cases!(cluster, needs LAN, [
+            nodes_reach_each_others_gateways,
+            each_pod_reaches_each_pod,
+            the_same_over_an_ipv6_underlay,
+            nodes_reach_pods_and_pods_reach_nodes,
+            who_is_not_there_is_unreachable_and_never_flooded_for,
+            a_pod_may_send_from_its_own_addresses_only,
+            pods_live_on_while_their_daemon_is_killed,
+            lists_say_who_is_where,
+            a_namespace_that_goes_leaves_no_orphan,
+            broadcasts_stay_on_their_node,
         ]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(settings, needs LAN, [
@@ -95,6 +112,18 @@ fn main() -> ExitCode {
             a_crash_breaks_no_connection,
             a_stop_breaks_no_connection,
             both_nodes_crash_at_once,
+        ]),
+        &cases!(privilege, needs PARTED, [
+            a_daemon_without_capabilities_has_ports_by_its_helper,
+            a_namespace_comes_and_goes_under_a_helper,
+            ports_wait_for_a_helper_that_is_away,
+            pods_survive_the_death_of_either_and_of_both,
+            ports_are_made_whoever_dies_over_it,
+            a_stranger_is_not_served,
+            nonsense_is_refused_and_does_no_harm,
+            what_is_not_the_daemons_is_not_touched,
+            every_verb_is_the_same_by_the_helper,
+            many_ports_are_made_as_fast,
         ]),
         &cases!(scale, needs SCALE, [
             a_thousand_ports_in_one_namespace,

@@ -53,15 +53,15 @@ impl Ethernet {
     /// When the bytes end within the header or within one of the first two tags.
     #[inline]
     pub fn parse(head: &[u8]) -> Result<Self, EthernetError> {
-        let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, hi, lo]) =
-            head.first_chunk::<HEADER_LEN>()
-        else {
-            return Err(EthernetError::Runt { len: head.len() });
-        };
-        let ethertype = EtherType(u16::from_be_bytes([hi, lo]));
+        // Address by address: byte by byte, the source is put together in memory from writes of other
+        // widths than it is read in, which stalls for a fifth of what a frame costs.
+        let runt = EthernetError::Runt { len: head.len() };
+        let (&dst, rest) = head.split_first_chunk().ok_or(runt)?;
+        let (&src, rest) = rest.split_first_chunk().ok_or(runt)?;
+        let ethertype = EtherType(u16::from_be_bytes(*rest.first_chunk().ok_or(runt)?));
         let header = Self {
-            dst: MacAddr([d0, d1, d2, d3, d4, d5]),
-            src: MacAddr([s0, s1, s2, s3, s4, s5]),
+            dst: MacAddr(dst),
+            src: MacAddr(src),
             tag: None,
             ethertype,
             l3_type: ethertype,

@@ -21,6 +21,7 @@ pub mod ethernet;
 mod flow;
 mod frame;
 mod head;
+pub mod hop;
 pub mod inet;
 pub mod mtu;
 pub mod segment;

@@ -41,9 +41,14 @@ impl<T> Held<T> {
     #[inline]
     pub(crate) fn current(&mut self, epoch: &Epoch<impl Cell>, load: impl FnOnce() -> T) -> &T {
         if epoch.count() != self.epoch {
-            *self = Self::new(epoch, load);
+            self.renew(epoch, load);
         }
         &self.value
+    }
+
+    #[cold]
+    fn renew(&mut self, epoch: &Epoch<impl Cell>, load: impl FnOnce() -> T) {
+        *self = Self::new(epoch, load);
     }
 }
 

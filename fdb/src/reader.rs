@@ -15,8 +15,8 @@ use crate::{Dest, Fdb, Learn, Lookup, PortId, Refusal, SegmentId, Tick};
 ///
 /// It holds the parts of the shared table, so that nothing is counted or locked: a look-up is a
 /// hash and one cache line. (A cache of answers in front of it was tried and costs more than it
-/// saves, at any size.) It holds on to tables that have been replaced until its next call; a worker
-/// that is about to sleep for long calls [`Reader::release`].
+/// saves, at any size.) It holds on to tables that have been replaced until its next look-up; a
+/// worker that has none calls [`Reader::release`] now and then.
 #[derive(Debug)]
 pub struct Reader {
     fdb: Arc<Fdb>,
@@ -61,7 +61,6 @@ fn read(tables: &mut Tables, shards: &Shards, hash: u64, key: Key) -> Word {
     tables.current(shards.epoch(), || load(shards))[Shards::shard_of(hash)].read(hash, key)
 }
 
-#[cold]
 fn load(shards: &Shards) -> Box<[Table; SHARDS]> {
     Box::new(std::array::from_fn(|shard| shards.table(shard)))
 }
@@ -124,5 +123,27 @@ impl Reader {
     pub fn release(&mut self) {
         let shards = &self.fdb.shards;
         self.tables.current(shards.epoch(), || load(shards));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SegmentLimits;
+
+    #[test]
+    fn a_reader_that_looks_nothing_up_can_let_go_of_old_tables() {
+        let fdb = Arc::new(Fdb::default());
+        fdb.configure_segment(SegmentId(1), SegmentLimits::default());
+        let mut reader = fdb.reader();
+        let before: Vec<Table> = fdb.shards.tables().collect();
+        for n in 0..SegmentLimits::default().max_macs.into() {
+            let mac = MacAddr::from_bits(0x0200_0000_0000 | n).station().unwrap();
+            fdb.learn(SegmentId(1), mac, Known::NOBODY.dest, Tick(0));
+        }
+        let holders = || before.iter().map(Table::holders).max();
+        assert_eq!(holders(), Some(2), "this test, and the reader");
+        reader.release();
+        assert_eq!(holders(), Some(1));
     }
 }

@@ -106,12 +106,12 @@ impl Segment {
 /// All segments.
 #[derive(Debug)]
 pub(crate) struct Segments {
-    pages: Box<[OnceLock<Box<[Segment]>>]>,
+    pages: Box<[OnceLock<Box<[Segment; PAGE]>>; PAGES]>,
 }
 
 impl Default for Segments {
     fn default() -> Self {
-        Self { pages: (0..PAGES).map(|_| OnceLock::new()).collect() }
+        Self { pages: Box::new([const { OnceLock::new() }; PAGES]) }
     }
 }
 
@@ -120,13 +120,13 @@ impl Segments {
     #[inline]
     pub(crate) fn get(&self, id: SegmentId) -> Option<&Segment> {
         let id = usize::from(id.0);
-        self.pages.get(id / PAGE)?.get()?.get(id % PAGE)
+        Some(&self.pages[id / PAGE].get()?[id % PAGE])
     }
 
     /// A segment, made if need be.
     pub(crate) fn get_or_make(&self, id: SegmentId) -> &Segment {
         let id = usize::from(id.0);
-        let page = || (0..PAGE).map(|_| Segment::default()).collect();
+        let page = || Box::new(std::array::from_fn(|_| Segment::default()));
         &self.pages[id / PAGE].get_or_init(page)[id % PAGE]
     }
 
@@ -134,7 +134,7 @@ impl Segments {
     pub(crate) fn iter_from(&self, first: u32) -> impl Iterator<Item = (SegmentId, &Segment)> {
         let skip = first as usize;
         self.pages.iter().enumerate().skip(skip / PAGE).flat_map(move |(page, cell)| {
-            let segments = cell.get().into_iter().flatten().enumerate();
+            let segments = cell.get().into_iter().flat_map(|page| page.iter()).enumerate();
             segments.filter_map(move |(at, segment)| {
                 let id = page * PAGE + at;
                 (id >= skip).then_some((SegmentId(id as u16), segment))

@@ -235,6 +235,12 @@ impl<C: Cell> Table<C> {
         self.buckets.len() * WAYS
     }
 
+    /// How many hold on to it.
+    #[cfg(test)]
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.buckets)
+    }
+
     /// Bytes allocated, the reference counts' cache line with them.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.buckets) + 64

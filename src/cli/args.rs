@@ -59,6 +59,19 @@ pub enum Verb {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Hold the capabilities in place of the daemon, and make, change and remove devices for it.
+    ///
+    /// For a daemon that runs as its own user without any: `privilege.helper` in its configuration
+    /// names the socket. It listens on the one that systemd passes, else on --socket (default:
+    /// /run/tapestry/helper.sock), serves one user alone, keeps nothing, and may be stopped and
+    /// started at any moment. It needs CAP_NET_ADMIN, CAP_SYS_ADMIN for ports in namespaces, and the
+    /// daemon's own network namespace.
+    #[command(verbatim_doc_comment)]
+    Helper {
+        /// Whose devices it makes: the user that the daemon runs as, by name or number.
+        #[arg(long, value_name = "USER", default_value = "tapestry")]
+        user: String,
+    },
     /// Validate a configuration and touch nothing.
     ///
     /// Every error is printed with its place in the file and its path, in which the first

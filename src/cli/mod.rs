@@ -13,11 +13,13 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use serde::Serialize;
 
 use crate::config::{Config, ConfigError, render_error};
 use crate::control::client::ClientError;
+use crate::privilege::helper;
 use args::{Args, Verb};
 use output::Output;
 
@@ -31,8 +33,11 @@ const UNREACHABLE: u8 = 3;
 /// Does what the arguments say (the first is the program's name) and says how it went: 0 done,
 /// 1 refused or not found, 2 wrong usage, 3 the daemon cannot be reached.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(arguments) {
-        Ok(args) => args,
+    let parsed = Args::command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Args::from_arg_matches(&matches).map(|args| (args, matches)));
+    let (args, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // A closed pipe is no reason to complain about help that nobody reads.
             let _ = error.print();
@@ -48,6 +53,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Teardown { config } => {
             logging::start();
             daemon(crate::daemon::teardown(config))
+        }
+        Verb::Helper { user } => {
+            logging::start();
+            // The default, and the variable, are those of the control socket.
+            let typed = matches.value_source("socket") == Some(ValueSource::CommandLine);
+            let path = if typed { &args.socket } else { Path::new(helper::DEFAULT_SOCKET) };
+            daemon(helper::run(path, user))
         }
         Verb::Check { config } => check(config, &mut output),
         asking => request::ask(asking, &args.socket, &mut output).map_err(Failed::from),

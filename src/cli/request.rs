@@ -20,8 +20,8 @@ use crate::control::model::{
 pub(super) fn ask(verb: &Verb, socket: &Path, output: &mut Output) -> Result<(), ClientError> {
     let client = Client::new(socket);
     match verb {
-        // These three have no daemon to ask.
-        Verb::Run { .. } | Verb::Teardown { .. } | Verb::Check { .. } => {}
+        // These have no daemon to ask.
+        Verb::Run { .. } | Verb::Teardown { .. } | Verb::Helper { .. } | Verb::Check { .. } => {}
         Verb::Reload => {
             let report: ReloadReport = client.post("/v1/reload", &())?;
             output.show(&report, || views::reload(&report));
@@ -157,5 +157,6 @@ fn spec(add: &PortAdd) -> PortSpec {
         addresses: add.addresses.clone(),
         routes: Vec::new(),
         mtu: add.mtu,
+        pod: None,
     }
 }

@@ -173,6 +173,10 @@ pub(super) fn status(status: &Status) -> String {
     lines.push(("uptime", span(status.uptime_ms)));
     lines.push(("ready", if status.ready { "yes".to_owned() } else { "no".to_owned() }));
     lines.extend(status.pending.iter().map(|pending| ("pending", pending.clone())));
+    if let Some(helper) = &status.helper {
+        let trouble = helper.trouble.as_ref().map(|trouble| format!(" ({trouble})"));
+        lines.push(("helper", format!("{}{}", helper.socket, trouble.unwrap_or_default())));
+    }
     let under = &status.underlay;
     let address = under.address.as_deref().unwrap_or("none");
     let interface = under.interface.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();

@@ -98,9 +98,11 @@ impl Exceptions {
         let contest = self.contests.entry(net).or_default();
         contest.highest = contest.highest.max(generation);
         contest.empty_since = None;
-        match contest.claims.iter_mut().find(|(claimant, _)| claimant == key) {
-            Some((_, old)) => *old = generation,
-            None => contest.claims.push((key.to_owned(), generation)),
+        let claim = (key.to_owned(), generation);
+        if !contest.claims.contains(&claim) {
+            // Another generation is another claim: those that were made before come before it.
+            contest.claims.retain(|(claimant, _)| claimant != key);
+            contest.claims.push(claim);
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::config::{Cluster, StaticNode, Store};
 
 #[cfg(feature = "kubernetes")]
-use super::kubernetes;
+use super::kubernetes::{self, Pace};
 use super::last_good::{LastGood, LastGoodError};
 use super::membership::{Membership, Memory, Moment};
 use super::model::{StoreState, View};
@@ -123,8 +123,8 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
     let (requests, inbox) = mpsc::unbounded_channel();
     let (views, view) = watch::channel(Arc::new(membership.view()));
     let (states, store) = watch::channel(membership.store().clone());
-    let (works, works_out) = watch::channel(false);
-    let origin = Origin { config: config.clone(), nodes, works: works_out };
+    let (works, working) = watch::channel(false);
+    let origin = Origin { config: config.clone(), nodes, working };
     let running = origin.start(&membership)?;
     let task = Task {
         membership,
@@ -172,10 +172,9 @@ impl Feed {
         self.requests.send(Request::Addresses(config.addresses.clone()));
     }
 
-    /// Whether this node's pods reach the others: its podCIDR is known, its gateway port and its
-    /// underlay are up. A store may tell others, as Kubernetes' condition `NetworkUnavailable`.
-    pub fn set_works(&self, works: bool) {
-        self.works.send_if_modified(|current| std::mem::replace(current, works) != works);
+    /// Says whether the network of this node works, which a store may pass on.
+    pub fn works(&self, works: bool) {
+        self.works.send_if_modified(|before| std::mem::replace(before, works) != works);
     }
 
     /// Ends it, within some seconds: the store is told, and the last state is kept on disk.
@@ -232,7 +231,7 @@ struct Origin {
     nodes: watch::Receiver<Arc<Vec<StaticNode>>>,
     /// Whether this node's network works.
     #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "no other store tells"))]
-    works: watch::Receiver<bool>,
+    working: watch::Receiver<bool>,
 }
 
 /// A store's task, and the feed's ends of its channels.
@@ -265,8 +264,8 @@ impl Origin {
             }
             #[cfg(feature = "kubernetes")]
             Store::Kubernetes(config) => {
-                let (pace, works) = (kubernetes::Pace::default(), self.works.clone());
-                let store = kubernetes::Store::new(config, pace, own, link, works);
+                let working = self.working.clone();
+                let store = kubernetes::Store::new(config, Pace::default(), own, link, working);
                 tokio::spawn(store.run())
             }
             #[cfg(not(feature = "kubernetes"))]

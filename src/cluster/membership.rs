@@ -375,13 +375,12 @@ impl Membership {
         self.sequence += 1;
         let refusal = self.refusal(key, &node);
         let freed = self.replace_claims(key, old.as_ref(), refusal.is_none().then_some(&node), now);
-        let ours = node.identity == self.own.identity && node.name == self.own.name;
-        if ours {
-            self.own_key = Some(key.to_owned());
-        } else if self.own_key.as_deref() == Some(key) {
+        if self.own_key.as_deref() == Some(key) && !self.is_own(&node) {
             // Somebody else has overwritten this node's record.
             self.own_key = None;
             self.own_deleted = false;
+        } else if self.own_key.is_none() && self.is_own(&node) {
+            self.own_key = Some(key.to_owned());
         }
         self.enter(key, node, sequence, refusal);
         if freed {
@@ -548,6 +547,11 @@ impl Membership {
     pub(super) fn members(&self) -> impl Iterator<Item = (&str, &Entry)> {
         let entries = self.entries.iter().map(|(key, entry)| (key.as_str(), entry));
         entries.filter(|(_, entry)| entry.standing == Standing::Member)
+    }
+
+    /// Whether a record is this node's: a copy of the machine has its identity, but not its name.
+    fn is_own(&self, node: &Node) -> bool {
+        node.identity == self.own.identity && node.name == self.own.name
     }
 
     pub(super) fn own_entry(&self) -> Option<(&str, &Entry)> {

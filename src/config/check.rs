@@ -11,8 +11,8 @@ use super::check_segment::SegmentRules;
 use super::raw::{Raw, RawUnderlay};
 use super::reader::shorten;
 use super::{
-    Config, Control, DEFAULT_PORT, DEFAULT_SOCKET, DEFAULT_STATE_DIR, IfName, Local, Metrics, Name,
-    Node, Problem, State, Toggle, Underlay,
+    Config, Control, DEFAULT_PORT, DEFAULT_SOCKET, DEFAULT_STATE_DIR, HELPER_VARIABLE, IfName,
+    Local, Metrics, Name, Node, Privilege, Problem, State, Toggle, Underlay,
 };
 
 /// The longest path of a Unix socket: `sun_path` less the terminating zero (unix(7)).
@@ -30,6 +30,9 @@ pub(super) fn check(raw: &Raw, problems: &mut Vec<Problem>) -> Option<Config> {
     let listen = listen(raw.listen.as_deref(), problems);
     let dir = raw.state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR);
     let dir = absolute("state.dir", dir, 4000, problems);
+    let named = std::env::var(HELPER_VARIABLE).ok().filter(|path| !path.is_empty());
+    let helper = raw.helper.clone().or(named);
+    let helper = helper.map(|path| absolute("privilege.helper", &path, SOCKET_PATH, problems));
     let underlay = underlay(&raw.underlay, problems);
     if raw.underlay.udp_checksum == Some(false) && raw.offload.udp_gso == Toggle::On {
         let message =
@@ -62,6 +65,12 @@ pub(super) fn check(raw: &Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         control: Control { socket: socket? },
         metrics: Metrics { listen },
         state: State { dir: dir? },
+        privilege: Privilege {
+            helper: match helper {
+                None => None,
+                Some(path) => Some(path?),
+            },
+        },
         underlay: underlay?,
         offload: raw.offload,
         segments,

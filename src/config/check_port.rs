@@ -12,6 +12,7 @@ use super::{
     IfName, Name, Netns, Port, PortMode, PortSpec, Problem, Role, Route, RouteSpec, Segment,
     TrunkSpec, derived_mac,
 };
+use crate::attach::{self, Pod};
 
 /// The least MTU of IPv4 (RFC 791 section 3.2), and the most of a TAP device: `TUN_MAX` in
 /// drivers/net/tun.c is 65535 less the Ethernet header.
@@ -155,6 +156,7 @@ impl<'a> PortRules<'a> {
         let nets = (addresses.len() == spec.addresses.len()).then_some(addresses.as_slice());
         let routes = routes(&spec.routes, nets, &mut say);
         let mtu = mtu(spec.mtu, &addresses, &mut say);
+        let routed = spec.pod.as_ref().filter(|pod| pod.routed);
         let port = Port {
             name: name?,
             mode: mode?,
@@ -162,10 +164,11 @@ impl<'a> PortRules<'a> {
             ifname: ifname?,
             mac: mac?,
             addresses,
-            routes,
-            neighbours: Vec::new(),
+            routes: routed.map_or(routes, pod_routes),
+            neighbours: routed.map(pod_neighbours).unwrap_or_default(),
             mtu,
-            role: Role::Station,
+            role: routed.map_or(Role::Station, |pod| Role::Pod { spoof: pod.spoof }),
+            pod: spec.pod.clone(),
         };
         self.among_others(&port, spec, &mut say);
         (say.problems.len() == before).then_some(port)
@@ -188,7 +191,12 @@ impl<'a> PortRules<'a> {
     }
 
     fn mode(&self, spec: &PortSpec, say: &mut Say<'_>) -> Option<PortMode> {
+        // The cluster's segment is not among those of the file.
+        let routed = spec.pod.as_ref().is_some_and(|pod| pod.routed);
         match (&spec.segment, spec.trunk.is_empty(), &spec.native) {
+            (Some(segment), true, None) if routed => {
+                say.keep("segment", Name::new(segment)).map(PortMode::Access)
+            }
             (Some(segment), true, None) => {
                 say.keep("segment", self.segment(segment)).map(PortMode::Access)
             }
@@ -370,6 +378,24 @@ fn routes(specs: &[RouteSpec], nets: Option<&[IpNet]>, say: &mut Say<'_>) -> Vec
         }
     }
     routes
+}
+
+/// The routes of a pod whose segment routes.
+fn pod_routes(pod: &Pod) -> Vec<Route> {
+    let routes = attach::routes(&attach::gateways(&pod.addresses));
+    let route = |route: &crate::device::netlink::Route| Route {
+        to: route.to,
+        via: route.via,
+        src: route.src,
+        onlink: route.onlink,
+    };
+    routes.iter().map(route).collect()
+}
+
+/// Its neighbours: the gateway, by each of its addresses.
+fn pod_neighbours(pod: &Pod) -> Vec<(IpAddr, StationMac)> {
+    let gateways = attach::gateways(&pod.addresses);
+    gateways.into_iter().map(|gateway| (gateway, switch::GATEWAY_MAC)).collect()
 }
 
 fn prefix(text: &str, via: Option<IpAddr>) -> Result<IpNet, String> {

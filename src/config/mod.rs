@@ -2,8 +2,8 @@
 //! other raw shapes) becomes what it means ([`Config`]), or every error at once with its path.
 //!
 //! Paths count from zero, as the keys of the file would be indexed: `port[0]` is the first
-//! `[[port]]`. Nothing here touches the system, except that [`Config::load`] reads the file and a
-//! missing `node.name` asks for the host name.
+//! `[[port]]`. Nothing here touches the system, except that [`Config::load`] reads the file, a missing
+//! `node.name` asks for the host name, and a missing `privilege.helper` for [`HELPER_VARIABLE`].
 
 mod address;
 mod check;
@@ -40,6 +40,9 @@ pub const DEFAULT_SOCKET: &str = "/run/tapestry/tapestry.sock";
 pub const DEFAULT_ATTACH: &str = "/run/tapestry/attach.sock";
 /// Where the daemon keeps what has to outlive it, unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/tapestry";
+/// Names the helper's socket where the configuration names none: the service manager that starts a
+/// daemon without privileges knows where the helper is.
+pub const HELPER_VARIABLE: &str = "TAPESTRY_HELPER";
 /// The UDP port that IANA assigned to VXLAN (RFC 7348 section 5).
 pub const DEFAULT_PORT: u16 = 4789;
 /// The largest file that is read as a configuration, in bytes.
@@ -56,6 +59,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// `[state]`
     pub state: State,
+    /// `[privilege]`
+    pub privilege: Privilege,
     /// `[underlay]`
     pub underlay: Underlay,
     /// `[offload]`
@@ -95,6 +100,13 @@ pub struct Metrics {
 pub struct State {
     /// An absolute directory.
     pub dir: PathBuf,
+}
+
+/// Who does what needs privileges.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Privilege {
+    /// The socket of the helper, an absolute path of at most 107 bytes; `None`: the daemon itself.
+    pub helper: Option<PathBuf>,
 }
 
 /// The local VTEP.

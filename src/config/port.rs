@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{IfName, Name, Netns};
+use crate::attach::Pod;
 
 /// A port as an operator types it; what is absent has its default. An access port has `segment`,
 /// a trunk has `trunk` and perhaps `native`.
@@ -47,6 +48,10 @@ pub struct PortSpec {
     /// The MTU of the device. Default: what fits through the tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// The attachment that it is of; only the attachment socket makes such ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub pod: Option<Pod>,
 }
 
 /// One VLAN of a trunk, as typed.
@@ -93,6 +98,8 @@ pub struct Port {
     pub mtu: Option<u16>,
     /// Who is behind it.
     pub role: Role,
+    /// The attachment that it is of.
+    pub pod: Option<Pod>,
 }
 
 /// Who is behind a port.
@@ -178,6 +185,9 @@ impl Port {
             to: route.to.to_string(),
             via: route.via.map(|via| via.to_string()),
         };
+        // Where the segment routes, they follow from the addresses.
+        let given = self.pod.as_ref().is_none_or(|pod| !pod.routed);
+        let routes = if given { self.routes.as_slice() } else { &[] };
         PortSpec {
             name: name(&self.name),
             kind: None,
@@ -188,8 +198,9 @@ impl Port {
             ifname: Some(self.ifname.to_string()),
             mac: Some(self.mac.to_string()),
             addresses: self.addresses.iter().map(ToString::to_string).collect(),
-            routes: self.routes.iter().map(route).collect(),
+            routes: routes.iter().map(route).collect(),
             mtu: self.mtu.map(u32::from),
+            pod: self.pod.clone(),
         }
     }
 }

@@ -16,6 +16,7 @@ pub(super) struct Raw {
     pub(super) socket: Option<String>,
     pub(super) listen: Option<String>,
     pub(super) state_dir: Option<String>,
+    pub(super) helper: Option<String>,
     pub(super) underlay: RawUnderlay,
     pub(super) offload: super::Offload,
     pub(super) segments: Vec<SegmentSpec>,
@@ -72,6 +73,7 @@ fn read(tree: &DeTable<'_>, problems: &mut Vec<Problem>) -> Raw {
         socket: one(&mut root, "control", |control| control.string("socket")),
         listen: one(&mut root, "metrics", |metrics| metrics.string("listen")),
         state_dir: one(&mut root, "state", |state| state.string("dir")),
+        helper: one(&mut root, "privilege", |privilege| privilege.string("helper")),
         underlay: one(&mut root, "underlay", underlay),
         offload: one(&mut root, "offload", |offload| super::Offload {
             tap_gso: toggle(offload, "tap_gso"),
@@ -204,6 +206,7 @@ fn port(section: &mut Section<'_, '_>) -> PortSpec {
             via: entry.string("via"),
         }),
         mtu: section.integer("mtu", MTU),
+        pod: None,
     }
 }
 

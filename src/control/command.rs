@@ -10,6 +10,7 @@ use super::model::{
     Done, DropRow, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PeerRow, PortRow, Readiness,
     ReloadReport, SegmentRow, Status,
 };
+use crate::attach::{Ask, protocol};
 use crate::config::PortSpec;
 
 /// What a command comes back with.
@@ -76,6 +77,8 @@ pub enum Command {
     IpRelease(String, Reply<Done>),
     /// Remove what nobody uses any more.
     Gc(GcScope, Reply<GcReport>),
+    /// Do what was asked for on the attachment socket.
+    Attach(Ask, Reply<protocol::Answer>),
     /// Read the configuration again and apply what changed.
     Reload(Reply<ReloadReport>),
 }

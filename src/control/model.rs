@@ -389,11 +389,24 @@ pub struct Status {
     pub offloads: Vec<OffloadRow>,
     /// What the kernel granted for socket buffers.
     pub buffers: BufferStatus,
+    /// The helper that makes the ports; absent where the daemon does so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper: Option<HelperStatus>,
     /// Sums over the whole node.
     pub totals: Totals,
     /// The pod network; absent on a node that is part of none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterStatus>,
+}
+
+/// The helper that makes the ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HelperStatus {
+    /// Where it listens.
+    pub socket: String,
+    /// What is wrong with it. Ports that are up go on; what is to be made or changed waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Whether the daemon does its job.

@@ -8,9 +8,8 @@ use tracing::info;
 
 use super::state::Daemon;
 use crate::config::{self, PortSpec};
-use crate::control::cluster::GcReport;
 use crate::control::model::{
-    Done, FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
+    FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
 };
 use crate::control::{Answer, Command, Refusal};
 
@@ -36,19 +35,22 @@ impl Daemon {
             Command::FdbFlush(scope, reply) => drop(reply.send(self.fdb_flush(&scope))),
             Command::Drops { all, reply } => drop(reply.send(Ok(self.drop_rows(all)))),
             Command::NodeList(reply) => drop(reply.send(self.node_rows())),
-            Command::NodeRelease(_, reply) => {
-                drop(reply.send(self.pods().map(|_| Done::default())))
-            }
-            Command::PodList(reply) => drop(reply.send(self.pods().map(|_| Vec::new()))),
-            Command::IpList(reply) => drop(reply.send(self.pods().map(|_| Vec::new()))),
-            Command::IpRelease(_, reply) => drop(reply.send(self.pods().map(|_| Done::default()))),
-            Command::Gc(_, reply) => drop(reply.send(self.pods().map(|_| GcReport::default()))),
+            Command::NodeRelease(name, reply) => self.node_release(name, reply),
+            Command::PodList(reply) => drop(reply.send(Ok(self.pod_rows()))),
+            Command::IpList(reply) => drop(reply.send(self.ip_rows())),
+            Command::IpRelease(address, reply) => drop(reply.send(self.ip_release(&address))),
+            Command::Gc(scope, reply) => drop(reply.send(self.gc(scope))),
+            Command::Attach(ask, reply) => drop(reply.send(Ok(self.attach_ask(ask)))),
             Command::Reload(reply) => drop(reply.send(self.reload())),
         }
     }
 
     fn port_add(&mut self, spec: &PortSpec, origin: ObjectOrigin) -> Answer<PortRow> {
         self.finish_bringing();
+        if spec.pod.is_some() {
+            let message = "attachments are made through the attachment socket";
+            return Err(Refusal::invalid(message).at("pod"));
+        }
         if self.ports.contains_key(&spec.name) {
             let message = format!("there is a port \"{}\" already", spec.name);
             return Err(Refusal::refused(message).at("name"));
@@ -83,7 +85,12 @@ impl Daemon {
             );
             return Err(Refusal::refused(message));
         }
+        let pod = attachment.port.pod.as_ref().map(|pod| pod.key.clone());
         self.finish_bringing();
+        if let Some(key) = pod {
+            // With its addresses, which another pod may have then.
+            return self.release_pod(&key);
+        }
         let removed = self.remove_ports(&[name.to_owned()]);
         removed.into_iter().collect::<Result<(), _>>().map_err(Refusal::failed)?;
         info!(port = name, "removed");

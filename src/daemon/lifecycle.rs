@@ -73,7 +73,7 @@ impl Daemon {
     }
 
     /// Takes ports with what came of making their devices.
-    fn take_up(
+    pub(super) fn take_up(
         &mut self,
         ports: Vec<(Port, ObjectOrigin)>,
         results: Vec<Result<Made, DeviceError>>,
@@ -225,6 +225,11 @@ impl Daemon {
             self.finish_bringing();
         }
         self.bring_back([]);
+    }
+
+    /// Has ports that are down for other reasons than an absent namespace tried again without a pause.
+    pub(super) const fn retry_at_once(&mut self) {
+        self.bringing.retry_at = Tick(0);
     }
 
     /// Tries again to bring up ports that are down for other reasons than an absent namespace, if

@@ -4,6 +4,7 @@
 //! [`run`] starts things in the order in which they may fail cheaply: configuration, control
 //! socket, underlay, workers, ports. From then on one loop (`supervise`) owns all state.
 
+mod attachments;
 pub mod clock;
 mod cluster_rows;
 mod commands;
@@ -30,7 +31,6 @@ use std::thread;
 use anyhow::Context as _;
 use crossbeam_channel::Sender;
 use fdb::{Fdb, Settings};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use switch::Topology;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -39,9 +39,12 @@ use crate::config::{self, Config};
 use crate::control::model::ObjectOrigin;
 use crate::control::{ControlSocket, MetricsListener};
 use crate::device::journal::{self, Journal, Origin};
+use crate::io::limit;
 use crate::io::port::PortQueue;
+use crate::privilege::{self, Hands};
 use clock::Clock;
 use plan::DeviceRules;
+use pods::Pods;
 use ports::Devices;
 use state::{Daemon, Parts};
 use supervise::Desk;
@@ -58,10 +61,15 @@ pub use teardown::teardown;
 /// cannot do without.
 pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let config = Config::load(config_path)?;
-    raise_descriptor_limit();
+    // Who runs into the hard limit is told by the port that could not be made.
+    if let Err(error) = limit::raise_descriptor_limit() {
+        warn!("the limit of open descriptors stays as it is: {error}");
+    }
+    let hands = hands(&config);
     let clock = Clock::start();
     let socket = ControlSocket::bind(&config.control.socket)
         .with_context(|| format!("control socket {}", config.control.socket.display()))?;
+    let attach = attachments::bind(&config)?;
     let metrics = config.metrics.listen.map(|address| {
         MetricsListener::bind(address).with_context(|| format!("metrics listener on {address}"))
     });
@@ -93,14 +101,15 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
         offload: config.offload.tap_gso,
     };
     let boot_id = journal::boot_id().context("boot id")?;
-    let devices = Devices::new(rules, journal, boot_id);
+    let devices = Devices::new(rules, hands, journal, boot_id);
     let config_path = config_path.to_owned();
     let parts = Parts { config_path, config, clock, fdb, workers, devices, underlay };
     let mut daemon = Daemon::new(parts);
+    daemon.pods = Pods::new(&daemon.config);
     daemon.start_ports();
     // Last: what came meanwhile waits in the sockets, and by now there is somebody to have it.
     daemon.hand_out_underlay(&daemon.config.clone());
-    supervise::run(daemon, Desk { socket, metrics, news: news.1, bell })
+    supervise::run(daemon, Desk { socket, attach, metrics, news: news.1, bell })
 }
 
 impl Daemon {
@@ -123,6 +132,11 @@ impl Daemon {
                     continue;
                 }
                 Origin::Api => ObjectOrigin::Api,
+                // No container outlives a boot.
+                Origin::Cni if !self.devices.is_of_this_boot(entry) => {
+                    stale.push(name.to_owned());
+                    continue;
+                }
                 Origin::Cni => ObjectOrigin::Cni,
             };
             match serde_json::from_value(entry.spec.clone()) {
@@ -145,13 +159,14 @@ impl Daemon {
         }
         for (name, removed) in stale.iter().zip(self.devices.remove_recorded(&stale)) {
             match removed {
-                Ok(_) => info!(port = name, "removed: no longer in the configuration"),
+                Ok(_) => info!(port = name, "removed: it is of another configuration or boot"),
                 Err(error) => warn!(port = name, "not removed: {error}"),
             }
         }
         // A port that moved to another device leaves its old one behind.
         self.devices.remove_moved(ports.iter().map(|(port, _)| port));
         self.add_ports(ports);
+        self.restore_attachments();
     }
 
     /// Gives the workers their shares of the underlay's sockets.
@@ -163,16 +178,19 @@ impl Daemon {
     }
 }
 
-/// A thousand ports need more descriptors than a shell allows its children, but fewer than it would
-/// let them have. Who runs into the hard limit is told by the port that could not be made.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
-        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
-        false => Ok(()),
-    });
-    if let Err(error) = raised {
-        warn!("the limit of open descriptors stays as it is: {error}");
+/// Who makes the devices, and a word on it where nobody can.
+fn hands(config: &Config) -> Hands {
+    let hands = Hands::new(config.privilege.helper.as_deref());
+    match hands.helper() {
+        Some(path) => info!(helper = %path.display(), "ports are made by the helper"),
+        None if privilege::may_make_devices() => {}
+        None => warn!(
+            "no ports can be made: this process lacks CAP_NET_ADMIN, and neither privilege.helper \
+             nor {} names a helper",
+            config::HELPER_VARIABLE
+        ),
     }
+    hands
 }
 
 fn open_journal(dir: &Path) -> anyhow::Result<Journal> {

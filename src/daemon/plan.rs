@@ -16,7 +16,7 @@ use crate::io::underlay::{UnderlayConfig, Wish};
 use super::worker::OuterRules;
 
 /// Units that a TAP's ring holds: enough for what a guest sends while a worker serves the others.
-const RING: u32 = 1000;
+pub(super) const RING: u32 = 1000;
 /// A path MTU below this is a forgery (RFC 1191 section 3 puts the floor of real links at 68, RFC
 /// 791 has every host take 576; RFC 8200 section 5 has every link carry 1280).
 const PATH_FLOOR_V4: u16 = 576;
@@ -125,6 +125,15 @@ impl DeviceRules {
         port.mtu.unwrap_or(self.mtu)
     }
 
+    /// Which offloads are wanted, in the devices' terms.
+    pub(super) const fn wish(&self) -> OffloadWish {
+        match self.offload {
+            Toggle::Auto => OffloadWish::Auto,
+            Toggle::On => OffloadWish::Always,
+            Toggle::Off => OffloadWish::Never,
+        }
+    }
+
     /// The device of `port`.
     pub(super) fn tap(&self, port: &Port) -> TapSpec {
         TapSpec {
@@ -143,11 +152,7 @@ impl DeviceRules {
                 .collect(),
             txqueuelen: Some(RING),
             persist: self.persist,
-            offload: match self.offload {
-                Toggle::Auto => OffloadWish::Auto,
-                Toggle::On => OffloadWish::Always,
-                Toggle::Off => OffloadWish::Never,
-            },
+            offload: self.wish(),
         }
     }
 }

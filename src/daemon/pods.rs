@@ -1,17 +1,35 @@
 //! The pod network on this node: its segment and its gateway port follow from the configuration and
 //! from what the store says of the cluster.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
+use encap::MacAddr;
 use ipnet::IpNet;
-use switch::{ClusterSpec, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, SegmentSpec};
+use switch::{ClusterSpec, SegmentSpec};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::ports::Attachment;
 use super::state::Daemon;
-use crate::cluster::model::View;
-use crate::config::{Cluster, Config, Mode, Name, Port, PortMode, Role, Route, derived_mac};
-use crate::control::model::ObjectOrigin;
+use crate::attach::{self, HostPort};
+use crate::cluster::conflist::Conflist;
+use crate::cluster::model::{Node, View};
+use crate::cluster::{self, Feed, Identity, Requests};
+use crate::config::{Cluster, Config, Name, Port, PortMode, Role, Route, Store, derived_mac};
+use crate::control::model::{Done, ObjectOrigin};
+use crate::control::{Answer, Refusal, Reply};
+use crate::device::netlink::{self, Netlink};
+use crate::gateway::keeper::Keeper;
+use crate::gateway::mapping::{Mapping, Protocol};
+use crate::gateway::port::{gateway_port, tune};
+use crate::gateway::ruleset::{Ruleset, RulesetError};
+use crate::gateway::ways::{Subnet, Ways, reconcile, ways};
+
+/// How long a start waits for the store's first word.
+const FIRST_VIEW: Duration = Duration::from_millis(500);
 
 /// What the daemon knows of the cluster it is part of.
 #[derive(Debug)]
@@ -20,32 +38,54 @@ pub(super) struct Pods {
     pub(super) config: Cluster,
     /// What the store says.
     pub(super) view: Arc<View>,
+    /// How the other nodes are reached.
+    pub(super) ways: Ways,
+    /// What it is said by, once the control loop runs.
+    pub(super) feed: Option<Feed>,
+    /// What keeps the rules of address translation, once there is a gateway port.
+    pub(super) keeper: Option<Keeper>,
+    /// The rules that were asked for last.
+    rules: String,
+    /// Addresses of pods outside this node's shares, as they were published last.
+    outside: Vec<IpNet>,
+    /// The CNI configuration was put where it belongs.
+    listed: bool,
+    /// The gateway device whose settings were made.
+    tuned: Option<u32>,
 }
 
 impl Pods {
-    /// The pod network of this node, if it has one; nobody is known yet but those of `view`.
-    pub(super) fn new(config: &Config, view: View) -> Option<Self> {
-        Some(Self { config: config.cluster.clone()?, view: Arc::new(view) })
+    /// The pod network of this node, if it has one; nobody is known yet.
+    pub(super) fn new(config: &Config) -> Option<Self> {
+        Some(Self {
+            config: config.cluster.clone()?,
+            view: Arc::default(),
+            ways: Ways::default(),
+            feed: None,
+            keeper: None,
+            rules: String::new(),
+            outside: Vec::new(),
+            listed: false,
+            tuned: None,
+        })
     }
 
     /// The segment of the pods, in the engine's terms.
     pub(super) fn segment(&self, vtep_port: u16) -> SegmentSpec {
-        let Self { config, view } = self;
-        let mut peers: Vec<SocketAddr> = view.others.values().map(|node| node.vtep).collect();
+        let Self { config, .. } = self;
+        let mut peers: Vec<SocketAddr> = self.ways.tunnel.iter().map(|(_, vtep)| *vtep).collect();
         peers.sort_unstable();
-        let cluster = match config.mode {
-            Mode::Tunnel => ClusterSpec {
-                networks: config.networks.iter().map(|network| network.net).collect(),
-                routes: view.routes.clone(),
-                ..ClusterSpec::default()
-            },
-            // Whatever is not on this node is the kernel's, which has the routes.
-            Mode::Route => ClusterSpec::default(),
+        peers.dedup();
+        let networks: Vec<IpNet> = config.networks.iter().map(|network| network.net).collect();
+        let cluster = ClusterSpec {
+            networks: self.ways.inside(&networks),
+            routes: self.ways.tunnel.clone(),
+            ..ClusterSpec::default()
         };
         SegmentSpec {
             name: config.name.to_string(),
             vni: config.vni,
-            peers: if config.mode == Mode::Tunnel { peers } else { Vec::new() },
+            peers,
             multicast: None,
             learning: false,
             flood_unknown: false,
@@ -61,62 +101,133 @@ impl Pods {
         }
     }
 
-    fn own<T: Default>(&self, of: impl FnOnce(&crate::cluster::model::Node) -> T) -> T {
+    /// Says anew how the other nodes are reached.
+    pub(super) fn find_ways(&mut self) {
+        let subnets = if self.config.direct_routing { subnets() } else { Vec::new() };
+        self.ways = ways(&self.config, &self.view, &subnets);
+    }
+
+    fn own<T: Default>(&self, of: impl FnOnce(&Node) -> T) -> T {
         self.view.own.as_ref().map(of).unwrap_or_default()
     }
 
     /// The gateway port, once this node has a share of the pods' networks.
     pub(super) fn gateway(&self, node: &Name) -> Option<Port> {
-        let Self { config, view } = self;
-        let own = view.own.as_ref().filter(|own| !own.pod_cidrs.is_empty())?;
+        let Self { config, view, ways, .. } = self;
+        let made = gateway_port(config, view, ways)?;
         let name = Name::new(config.gateway.as_str()).ok()?;
-        let firsts: Vec<IpAddr> = own.pod_cidrs.iter().map(first).collect();
-        let route = |network: &IpNet| {
-            let same = |address: &&IpAddr| address.is_ipv4() == network.addr().is_ipv4();
-            let src = *firsts.iter().find(same)?;
-            Some(Route { to: *network, via: Some(gateway_of(src)), src: Some(src), onlink: true })
-        };
+        let station = |(address, mac): &(IpAddr, MacAddr)| Some((*address, mac.station()?));
         Some(Port {
             mode: PortMode::Access(config.name.clone()),
             netns: None,
             ifname: config.gateway.clone(),
             mac: derived_mac(node, name.as_str()),
             name,
-            addresses: firsts.iter().copied().map(IpNet::from).collect(),
-            routes: self.gateway_networks(&own.pod_cidrs).iter().filter_map(route).collect(),
-            neighbours: firsts.iter().map(|one| (gateway_of(*one), GATEWAY_MAC)).collect(),
+            addresses: made.addresses,
+            routes: made.routes.iter().map(route).collect(),
+            neighbours: made.neighbours.iter().filter_map(station).collect(),
             mtu: None,
             role: Role::Gateway,
+            pod: None,
         })
     }
+}
 
-    /// What the node's kernel sends to the gateway port: the whole address space, or this node's
-    /// share of it where the rest is reached by other routes.
-    fn gateway_networks(&self, pod_cidrs: &[IpNet]) -> Vec<IpNet> {
-        match self.config.mode {
-            Mode::Tunnel => self.config.networks.iter().map(|network| network.net).collect(),
-            Mode::Route => pod_cidrs.to_vec(),
+const fn route(route: &netlink::Route) -> Route {
+    Route { to: route.to, via: route.via, src: route.src, onlink: route.onlink }
+}
+
+/// The networks that this node is directly in.
+fn subnets() -> Vec<Subnet> {
+    let entries = Netlink::open().and_then(|mut netlink| netlink.addresses(None));
+    match entries {
+        Ok(entries) => {
+            entries.iter().map(|entry| Subnet { net: entry.net, link: entry.link }).collect()
+        }
+        Err(error) => {
+            warn!("this node's networks: {error}");
+            Vec::new()
         }
     }
 }
 
-/// The first address of a podCIDR after the network's own.
-fn first(net: &IpNet) -> IpAddr {
-    match net.network() {
-        IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits() | 1).into(),
-        IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits() | 1).into(),
+/// The next view of a cluster; never, where there is none.
+pub(super) async fn next(views: Option<&mut watch::Receiver<Arc<View>>>) -> Arc<View> {
+    if let Some(views) = views
+        && views.changed().await.is_ok()
+    {
+        return Arc::clone(&views.borrow_and_update());
     }
-}
-
-/// The gateway of an address's family.
-const fn gateway_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
-        IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
-    }
+    std::future::pending().await
 }
 
 impl Daemon {
+    /// Begins to listen to the store. To be called within the runtime. What was known before the
+    /// last stop is known again at once.
+    pub(super) async fn join_cluster(
+        &mut self,
+    ) -> anyhow::Result<Option<watch::Receiver<Arc<View>>>> {
+        let vtep = SocketAddr::new(self.underlay.local(), self.config.underlay.port);
+        let Some(pods) = &mut self.pods else { return Ok(None) };
+        let name = match &pods.config.store {
+            Store::Kubernetes(kubernetes) => kubernetes.node.to_string(),
+            Store::Static(_) | Store::Etcd(_) => self.config.node.name.to_string(),
+        };
+        let who = Identity { name, vtep, capabilities: Vec::new() };
+        let feed = cluster::start(&pods.config, who, &self.config.state.dir).context("cluster")?;
+        let mut views = feed.view.clone();
+        pods.feed = Some(feed);
+        // A store that is at hand says at once what this node's share is; one that is not is not
+        // waited for.
+        let known = views.wait_for(|view| view.own.is_some());
+        let _ = tokio::time::timeout(FIRST_VIEW, known).await;
+        let view = Arc::clone(&views.borrow_and_update());
+        self.take_view(view);
+        Ok(Some(views))
+    }
+
+    /// Tells the cluster what this node is now: another VTEP, or another configuration.
+    pub(super) fn tell_cluster(&self) {
+        let Some(feed) = self.pods.as_ref().and_then(|pods| pods.feed.as_ref()) else { return };
+        feed.requests().set_vtep(SocketAddr::new(self.underlay.local(), self.config.underlay.port));
+        if let Some(cluster) = &self.config.cluster {
+            feed.reconfigure(cluster);
+        }
+    }
+
+    /// Ends listening, after the last word has got to the disk.
+    pub(super) async fn leave_cluster(&mut self) {
+        if let Some(feed) = self.pods.as_mut().and_then(|pods| pods.feed.take()) {
+            feed.stop().await;
+        }
+    }
+
+    /// Gives back a node's share, this one's without a name.
+    pub(super) fn node_release(&self, name: Option<String>, reply: Reply<Done>) {
+        match self.node_to_release(name) {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok((name, requests)) => drop(tokio::spawn(async move {
+                let released = requests.release(&name, false).await;
+                let done = released.map(|what| Done { done: format!("{name}: {what}") });
+                let _ = reply.send(done.map_err(Refusal::refused));
+            })),
+        }
+    }
+
+    fn node_to_release(&self, name: Option<String>) -> Answer<(String, Requests)> {
+        let pods = self.cluster()?;
+        let own = self.config.node.name.as_str();
+        let name = name.unwrap_or_else(|| own.to_owned());
+        let held = self.ports.values().filter(|held| matches!(held.port.role, Role::Pod { .. }));
+        let held = held.count();
+        if name == own && held != 0 {
+            let message = format!("this node has {held} pods: their addresses are in its share");
+            return Err(Refusal::refused(message));
+        }
+        let feed = pods.feed.as_ref().ok_or_else(|| Refusal::unavailable("not started yet"))?;
+        Ok((name, feed.requests()))
+    }
+
     /// Takes another view of the cluster: the gateway port and the segment follow it.
     pub(super) fn take_view(&mut self, view: Arc<View>) {
         let Some(pods) = &mut self.pods else { return };
@@ -128,8 +239,110 @@ impl Daemon {
             info!(nodes, "cluster");
         }
         pods.view = view;
+        pods.find_ways();
         self.settle_gateway();
+        self.follow_pod_cidrs();
         self.apply();
+        self.settle_rules();
+    }
+
+    /// What has to be looked after of the cluster from time to time.
+    pub(super) fn tick_cluster(&mut self) {
+        self.settle_rules();
+        let works = self.readiness().ready;
+        let outside = self.attachments.book.as_ref().map(|book| {
+            book.pool.outside().map(|(_, address)| IpNet::from(address)).collect::<Vec<_>>()
+        });
+        let Some(pods) = &mut self.pods else { return };
+        if let Some(feed) = &pods.feed {
+            feed.works(works);
+            if let Some(outside) = outside.filter(|outside| *outside != pods.outside) {
+                feed.requests().set_exceptions(outside.clone());
+                pods.outside = outside;
+            }
+        }
+        if let Some(path) = pods.config.conflist.as_ref().filter(|_| works && !pods.listed) {
+            let list =
+                Conflist { name: pods.config.name.to_string(), masquerade: pods.config.masquerade };
+            match list.put(path) {
+                Ok(_) => {
+                    info!(path = %path.display(), "the CNI configuration is there");
+                    pods.listed = true;
+                }
+                Err(error) => warn!("{error}"),
+            }
+        }
+    }
+
+    /// Has the rules of address translation be what follows from the cluster and its pods, and the
+    /// gateway device take what comes out of it.
+    fn settle_rules(&mut self) {
+        let mappings = self.mappings();
+        let Some(pods) = &mut self.pods else { return };
+        let gateway = self.ports.get(pods.config.gateway.as_str()).and_then(Attachment::facts);
+        let Some(gateway) = gateway else { return };
+        if pods.tuned != Some(gateway.ifindex) {
+            let tuned = Netlink::open().and_then(|mut netlink| tune(&mut netlink, gateway.ifindex));
+            if let Err(error) = tuned {
+                warn!(port = gateway.ifname, "settings of the gateway: {error}");
+            }
+            pods.tuned = Some(gateway.ifindex);
+        }
+        let rules = match Ruleset::new(&pods.config, &pods.view, &pods.ways, &mappings) {
+            Ok(rules) => rules,
+            Err(RulesetError::NoOwnNode) => return,
+            Err(error) => {
+                warn!("rules: {error}");
+                return;
+            }
+        };
+        if rules.body() == pods.rules {
+            return;
+        }
+        for mapping in rules.ignored() {
+            warn!("port mapping {mapping}: another pod has this port of the node");
+        }
+        if pods.keeper.is_none() {
+            match Keeper::start(self.devices.hands.clone()) {
+                Ok(keeper) => pods.keeper = Some(keeper),
+                Err(error) => {
+                    warn!("rules: {error}");
+                    return;
+                }
+            }
+        }
+        if let Some(keeper) = &pods.keeper {
+            rules.body().clone_into(&mut pods.rules);
+            keeper.want(rules.body());
+        }
+        match Netlink::open().and_then(|mut netlink| reconcile(&mut netlink, &pods.ways.routes)) {
+            Ok(_) => {}
+            Err(error) => warn!("routes to other nodes: {error}"),
+        }
+    }
+
+    /// The ports of this node that lead to its pods.
+    fn mappings(&self) -> Vec<Mapping> {
+        let pods = self.ports.values().filter_map(|held| held.port.pod.as_ref());
+        let of = |pod: &attach::Pod| {
+            let addresses = pod.addresses.clone();
+            let mapping = move |port: &HostPort| {
+                let protocol = match port.protocol {
+                    attach::Protocol::Tcp => Protocol::Tcp,
+                    attach::Protocol::Udp => Protocol::Udp,
+                    attach::Protocol::Sctp => Protocol::Sctp,
+                };
+                Mapping::of_pod(
+                    protocol,
+                    port.host_ip,
+                    port.host_port,
+                    &addresses,
+                    port.container_port,
+                )
+            };
+            pod.host_ports.iter().flat_map(mapping).collect::<Vec<_>>()
+        };
+        pods.flat_map(of).collect()
     }
 
     /// Makes the gateway port what the view says. One that is there stays when the share is lost:
@@ -163,7 +376,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::cluster::model::Node;
+    use crate::config::Mode;
 
     const CONFIG: &str = r#"
         [node]
@@ -199,30 +412,11 @@ mod tests {
         let routes = other.pod_cidrs.iter().map(|net| (*net, other.vtep)).collect();
         let others = BTreeMap::from([("b".to_owned(), other)]);
         let view = View { own: Some(own), others, routes, ..View::default() };
-        let mut pods = Pods::new(&config, view).unwrap();
+        let mut pods = Pods::new(&config).unwrap();
+        pods.view = Arc::new(view);
         pods.config.mode = mode;
+        pods.find_ways();
         pods
-    }
-
-    #[test]
-    fn the_gateway_port_leads_to_the_whole_cluster_by_one_neighbour_of_each_family() {
-        let port = pods(Mode::Tunnel).gateway(&Name::new("a").unwrap()).unwrap();
-        let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, ["10.244.1.1/32", "fd00:10:0:1::1/128"]);
-        let route = |to: &str, via: &str, src: &str| Route {
-            to: to.parse().unwrap(),
-            via: Some(via.parse().unwrap()),
-            src: Some(src.parse().unwrap()),
-            onlink: true,
-        };
-        let wanted = [
-            route("10.244.0.0/16", "169.254.1.1", "10.244.1.1"),
-            route("fd00:10::/48", "fe80::1", "fd00:10:0:1::1"),
-        ];
-        assert_eq!(port.routes, wanted);
-        assert_eq!(port.neighbours.len(), 2);
-        assert!(port.neighbours.iter().all(|(_, mac)| *mac == GATEWAY_MAC));
-        assert_eq!(port.role, Role::Gateway);
     }
 
     #[test]
@@ -231,16 +425,31 @@ mod tests {
         let port = pods.gateway(&Name::new("a").unwrap()).unwrap();
         let to: Vec<String> = port.routes.iter().map(|route| route.to.to_string()).collect();
         assert_eq!(to, ["10.244.1.0/24", "fd00:10:0:1::/64"]);
+        assert_eq!((port.role, port.neighbours.len()), (Role::Gateway, 2));
         let spec = pods.segment(4789);
         let cluster = spec.cluster.unwrap();
-        assert!(cluster.networks.is_empty() && cluster.routes.is_empty() && spec.peers.is_empty());
+        let other = "10.244.2.9".parse::<IpAddr>().unwrap();
+        assert!(!cluster.networks.iter().any(|net| net.contains(&other)));
+        assert!(cluster.routes.is_empty() && spec.peers.is_empty());
         assert_eq!(cluster.own.len(), 2);
+    }
+
+    #[test]
+    fn through_the_tunnel_the_whole_cluster_is_behind_the_gateway_port() {
+        let pods = pods(Mode::Tunnel);
+        let port = pods.gateway(&Name::new("a").unwrap()).unwrap();
+        let to: Vec<String> = port.routes.iter().map(|route| route.to.to_string()).collect();
+        assert_eq!(to, ["10.244.0.0/16", "fd00:10::/48"]);
+        let spec = pods.segment(4789);
+        let cluster = spec.cluster.unwrap();
+        assert_eq!((cluster.networks.len(), cluster.routes.len(), spec.peers.len()), (2, 2, 1));
     }
 
     #[test]
     fn without_a_share_there_is_no_gateway_port() {
         let mut pods = pods(Mode::Tunnel);
         pods.view = Arc::default();
+        pods.find_ways();
         assert_eq!(pods.gateway(&Name::new("a").unwrap()), None);
         assert!(pods.segment(4789).cluster.is_some_and(|cluster| cluster.own.is_empty()));
     }

@@ -8,12 +8,12 @@ use tracing::{info, warn};
 
 use crate::config::Port;
 use crate::control::model::ObjectOrigin;
-use crate::device::adopt::{self, Expectation};
+use crate::device::adopt::{Expectation, Mismatch};
 use crate::device::error::{Cause, DeviceError};
-use crate::device::journal::{Entry, Journal, Origin};
-use crate::device::make::{self, Made, Removal};
-use crate::device::many;
+use crate::device::journal::{Entry, Journal, JournalError, Origin};
+use crate::device::make::{Made, Removal};
 use crate::device::spec::{Facts, NetnsRef, Standing};
+use crate::privilege::{Hand, Hands};
 
 use super::plan::DeviceRules;
 
@@ -58,6 +58,8 @@ impl Attachment {
 pub(super) struct Devices {
     /// What all devices have in common.
     pub(super) rules: DeviceRules,
+    /// Who makes them.
+    pub(super) hands: Hands,
     /// What was made; absent when nothing outlives the daemon.
     journal: Option<Journal>,
     boot_id: String,
@@ -65,13 +67,49 @@ pub(super) struct Devices {
 
 impl Devices {
     /// Devices by `rules`, recorded in `journal` if there is one.
-    pub(super) const fn new(rules: DeviceRules, journal: Option<Journal>, boot_id: String) -> Self {
-        Self { rules, journal, boot_id }
+    pub(super) const fn new(
+        rules: DeviceRules,
+        hands: Hands,
+        journal: Option<Journal>,
+        boot_id: String,
+    ) -> Self {
+        Self { rules, hands, journal, boot_id }
     }
 
     /// The recorded ports.
     pub(super) fn recorded(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.journal.iter().flat_map(Journal::iter)
+    }
+
+    /// Which boot this is.
+    pub(super) fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    /// Whether what is recorded was made since the last boot.
+    pub(super) fn is_of_this_boot(&self, entry: &Entry) -> bool {
+        entry.boot_id == self.boot_id
+    }
+
+    /// Records a port and what its device is, in any case before anything rests on it.
+    pub(super) fn record_first(
+        &mut self,
+        port: &Port,
+        origin: ObjectOrigin,
+        facts: &Facts,
+    ) -> Result<(), JournalError> {
+        let record = self.record(port, origin, facts);
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.insert_all([record]))
+    }
+
+    /// Whether there is a record of this name.
+    pub(super) fn has_record(&self, name: &str) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.get(name).is_some())
+    }
+
+    /// Forgets a port whose device never was.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.write(|journal| journal.remove_all([name]));
     }
 
     /// Adopts or makes the devices of `ports` and records them; results are in the order given.
@@ -90,7 +128,8 @@ impl Devices {
             let entry = self.recorded_as(port)?;
             (entry.boot_id == self.boot_id).then(|| (port.name.as_str().to_owned(), entry.clone()))
         };
-        Maker { rules: self.rules, recorded: ports.iter().filter_map(recorded).collect() }
+        let recorded = ports.iter().filter_map(recorded).collect();
+        Maker { rules: self.rules, hands: self.hands.clone(), recorded }
     }
 
     /// Records the devices of `ports` that were made.
@@ -118,7 +157,7 @@ impl Devices {
         let recorded = self.recorded_as(port);
         let standing =
             recorded.map_or_else(|| Standing::from(&self.rules.tap(before)), Entry::standing);
-        let changes = make::configure(&spec, facts.ifindex, &standing)?;
+        let changes = self.hands.hand().configure(&spec, facts.ifindex, &standing)?;
         facts.mac = spec.mac;
         facts.mtu = spec.mtu;
         Ok((changes, self.record(port, origin, facts)))
@@ -136,10 +175,10 @@ impl Devices {
         ports: &[(Port, Option<Facts>)],
     ) -> Vec<Result<(), DeviceError>> {
         let this = &*self;
-        let removed = many::for_each(
+        let removed = this.hands.for_each(
             ports,
             |(port, _)| place(port),
-            |(port, facts)| {
+            |hand, (port, facts)| {
                 let spec = this.rules.tap(port);
                 let expect = match (facts, this.recorded_as(port)) {
                     (_, Some(entry)) => entry.expectation(),
@@ -151,7 +190,7 @@ impl Devices {
                     },
                     (None, None) => return Ok(()),
                 };
-                make::remove(spec.netns.as_ref(), &spec.ifname, &expect).map(drop)
+                hand.remove(spec.netns.as_ref(), &spec.ifname, &expect).map(drop)
             },
         );
         let gone = ports.iter().zip(&removed).filter(|(_, removed)| removed.is_ok());
@@ -169,14 +208,14 @@ impl Devices {
     ) -> Vec<Result<Removal, DeviceError>> {
         let this = &*self;
         let netns = |entry: &Entry| entry.netns.as_ref().map(|netns| NetnsRef(netns.name.clone()));
-        let removed = many::for_each(
+        let removed = this.hands.for_each(
             names,
             |name| netns(this.journal.as_ref()?.get(name)?).map(|netns| netns.path()),
-            |name| {
+            |hand, name| {
                 let recorded = this.journal.as_ref().and_then(|journal| journal.get(name));
                 let Some(entry) = recorded else { return Ok(Removal::Absent) };
                 let netns = netns(entry);
-                match make::remove(netns.as_ref(), &entry.ifname, &entry.expectation()) {
+                match hand.remove(netns.as_ref(), &entry.ifname, &entry.expectation()) {
                     // After a boot, the name may be somebody else's.
                     Err(error) if entry.boot_id != this.boot_id && error.mismatch().is_some() => {
                         Ok(Removal::Absent)
@@ -210,7 +249,7 @@ impl Devices {
     pub(super) fn remove_unrecorded(&self, port: &Port) -> Result<(), DeviceError> {
         let spec = self.rules.tap(port);
         let expect = Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
-        match make::remove(spec.netns.as_ref(), &spec.ifname, &expect) {
+        match self.hands.hand().remove(spec.netns.as_ref(), &spec.ifname, &expect) {
             // Somebody else's device of that name is none of our business.
             Err(error) if error.mismatch().is_some() => Ok(()),
             removed => removed.map(drop),
@@ -233,10 +272,7 @@ impl Devices {
     }
 
     /// A journal that cannot be written costs the next start its memory, not this one its ports.
-    fn write(
-        &mut self,
-        change: impl FnOnce(&mut Journal) -> Result<(), crate::device::journal::JournalError>,
-    ) {
+    fn write(&mut self, change: impl FnOnce(&mut Journal) -> Result<(), JournalError>) {
         if let Some(Err(error)) = self.journal.as_mut().map(change) {
             warn!("journal: {error}");
         }
@@ -250,6 +286,7 @@ pub(super) type Record = (String, Entry);
 #[derive(Debug)]
 pub(super) struct Maker {
     rules: DeviceRules,
+    hands: Hands,
     /// What was made before in this boot, by the port's name.
     recorded: BTreeMap<String, Entry>,
 }
@@ -257,27 +294,43 @@ pub(super) struct Maker {
 impl Maker {
     /// Adopts or makes the devices of `ports`; results are in the order given.
     pub(super) fn make(&self, ports: &[(Port, ObjectOrigin)]) -> Vec<Result<Made, DeviceError>> {
-        many::for_each(ports, |(port, _)| place(port), |(port, _)| self.adopt_or_make(port))
+        let place = |(port, _): &(Port, ObjectOrigin)| place(port);
+        self.hands.for_each(ports, place, |hand, (port, _)| self.adopt_or_make(hand, port))
     }
 
-    fn adopt_or_make(&self, port: &Port) -> Result<Made, DeviceError> {
+    fn adopt_or_make(&self, hand: &mut Hand<'_>, port: &Port) -> Result<Made, DeviceError> {
         let spec = self.rules.tap(port);
         let recorded = self.recorded.get(port.name.as_str());
+        if port.pod.is_some() {
+            // Its container made it, in a namespace that is not there a second time: what is not
+            // found again is not made again.
+            let entry = recorded.ok_or_else(|| DeviceError {
+                ifname: spec.ifname.clone(),
+                netns: spec.netns.clone(),
+                step: "look for the device".into(),
+                cause: Mismatch::NoDevice.into(),
+            })?;
+            return self.adopt(hand, port, &entry.expectation(), &entry.standing());
+        }
         if let Some(entry) = recorded.filter(|entry| is_where(entry, port)) {
-            match self.adopt(port, &entry.expectation(), &entry.standing()) {
+            match self.adopt(hand, port, &entry.expectation(), &entry.standing()) {
                 Err(error) if error.mismatch().is_some() => {
                     info!(port = %port.name, "not adopted, made anew: {error}");
                 }
                 done => return done,
             }
         }
-        match make::make(&spec) {
+        match hand.make(&spec) {
             // It may be what a daemon left that died before it could write its journal.
             Err(error) if matches!(error.cause, Cause::Taken { .. }) => {
                 let expect =
                     Expectation { mac: spec.mac, owner: spec.owner, netns: None, ifindex: None };
-                let adopted = self.adopt(port, &expect, &Standing::default());
-                adopted.map_err(|again| if again.mismatch().is_some() { error } else { again })
+                match self.adopt(hand, port, &expect, &Standing::default()) {
+                    // It was on its way out together with whoever was making it.
+                    Err(again) if again.mismatch() == Some(&Mismatch::NoDevice) => hand.make(&spec),
+                    Err(again) if again.mismatch().is_some() => Err(error),
+                    adopted => adopted,
+                }
             }
             made => made,
         }
@@ -285,13 +338,14 @@ impl Maker {
 
     fn adopt(
         &self,
+        hand: &mut Hand<'_>,
         port: &Port,
         expect: &Expectation,
         standing: &Standing,
     ) -> Result<Made, DeviceError> {
         let spec = self.rules.tap(port);
-        let mut made = adopt::adopt(&spec, expect)?;
-        let changes = make::configure(&spec, made.facts.ifindex, standing)?;
+        let mut made = hand.reopen(&spec, expect)?;
+        let changes = hand.configure(&spec, made.facts.ifindex, standing)?;
         for change in &changes {
             info!(port = %port.name, "{change}");
         }

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::ports::{Device, Record};
 use super::state::Daemon;
-use crate::config::{self, Config, ConfigError, Port, Segment};
+use crate::config::{self, Cluster, Config, ConfigError, Port, Segment, Store};
 use crate::control::model::{ObjectOrigin, ReloadReport};
 use crate::control::{Answer, Refusal};
 
@@ -31,6 +31,7 @@ impl Daemon {
         self.reload_ports(&others, &mut changes);
         self.apply();
         self.configure_segments();
+        self.tell_cluster();
         for change in &changes {
             info!("reload: {change}");
         }
@@ -170,12 +171,14 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Answer<()> {
         ("control.socket", before.control == after.control),
         ("metrics.listen", before.metrics == after.metrics),
         ("state.dir", before.state == after.state),
+        ("privilege.helper", before.privilege == after.privilege),
         ("offload", before.offload == after.offload),
         ("underlay.workers", under.workers == over.workers),
         ("underlay.udp_checksum", under.udp_checksum == over.udp_checksum),
         ("underlay.rcvbuf", under.rcvbuf == over.rcvbuf),
         ("underlay.sndbuf", under.sndbuf == over.sndbuf),
         ("underlay.spin_us", under.spin == over.spin),
+        ("cluster", same_cluster(before.cluster.as_ref(), after.cluster.as_ref())),
     ];
     match fixed.into_iter().find(|(_, same)| !same) {
         None => Ok(()),
@@ -183,6 +186,20 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Answer<()> {
             let message = format!("{key}: cannot be changed while the daemon runs: restart it");
             Err(Refusal::refused(message).at(key))
         }
+    }
+}
+
+/// Whether two clusters differ in nothing but what can follow: the nodes of the static store.
+fn same_cluster(before: Option<&Cluster>, after: Option<&Cluster>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => match (&before.store, &after.store) {
+            (Store::Static(_), Store::Static(_)) => {
+                let store = before.store.clone();
+                Cluster { store, ..after.clone() } == *before
+            }
+            _ => before == after,
+        },
+        (before, after) => before.is_none() && after.is_none(),
     }
 }
 

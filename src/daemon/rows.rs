@@ -12,9 +12,9 @@ use super::state::Daemon;
 use crate::config::{Dscp, Local, PortMode, Toggle};
 use crate::control::metrics::Snapshot;
 use crate::control::model::{
-    BufferStatus, DropRow, FdbCounts, FdbRow, ObjectOrigin, OffloadRow, OffloadState, PeerRow,
-    PortRow, PortState, Readiness, SegmentRow, Status, Steering, Totals, Traffic, TrunkRow,
-    UnderlayStatus, WorkerRow,
+    BufferStatus, DropRow, FdbCounts, FdbRow, HelperStatus, ObjectOrigin, OffloadRow, OffloadState,
+    PeerRow, PortRow, PortState, Readiness, SegmentRow, Status, Steering, Totals, Traffic,
+    TrunkRow, UnderlayStatus, WorkerRow,
 };
 use crate::device::steering;
 
@@ -301,6 +301,10 @@ impl Daemon {
                     send: count(offloads.send_buffer),
                 }
             }),
+            helper: self.devices.hands.helper().map(|socket| HelperStatus {
+                socket: socket.display().to_string(),
+                trouble: self.devices.hands.trouble(),
+            }),
             totals: self.totals(),
             cluster: self.cluster_status(),
         }
@@ -374,6 +378,9 @@ impl Daemon {
     pub(super) fn readiness(&self) -> Readiness {
         let mut pending: Vec<String> =
             self.underlay.trouble.iter().map(|trouble| format!("underlay: {trouble}")).collect();
+        if self.pods.as_ref().is_some_and(|pods| pods.view.own.is_none()) {
+            pending.push("cluster: no share of the pods' networks yet".to_owned());
+        }
         for (name, attachment) in &self.ports {
             if let Device::Down { reason, absent: false } = &attachment.device {
                 pending.push(format!("port {name}: {reason}"));

@@ -11,6 +11,7 @@ use fdb::{Dest, Fdb, Origin, PortId, Scope, SegmentId, Tick, VtepId};
 use switch::{Change, Counters, PortSpec, Reading, Topology, TopologySpec};
 use tracing::warn;
 
+use super::attachments::Attachments;
 use super::clock::Clock;
 use super::lifecycle::Bringing;
 use super::plan;
@@ -47,6 +48,8 @@ pub(super) struct Daemon {
     pub(super) lowered: HashMap<VtepId, Tick>,
     /// The pod network, if this node is part of one.
     pub(super) pods: Option<Pods>,
+    /// The attachments and their addresses.
+    pub(super) attachments: Attachments,
     /// Ports that are on their way up.
     pub(super) bringing: Bringing,
     /// What is heard of changes outside.
@@ -84,6 +87,7 @@ impl Daemon {
     /// A daemon without ports.
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { config_path, config, clock, fdb, workers, devices, underlay } = parts;
+        let attachments = Attachments::new(&config);
         let topology = Arc::new(Topology::empty(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
         Self {
             config_path,
@@ -99,6 +103,7 @@ impl Daemon {
             heard: BTreeMap::new(),
             lowered: HashMap::new(),
             pods: None,
+            attachments,
             bringing: Bringing::default(),
             watch: Watch::new(),
             retired: Vec::new(),

@@ -14,10 +14,12 @@ use tracing::{debug, error, info, warn};
 
 use super::notify::Notifier;
 use super::plan;
+use super::pods;
 use super::ports::Device;
 use super::state::Daemon;
 use super::underlay::Moved;
 use super::worker::News;
+use crate::attach;
 use crate::control::{ControlSocket, MetricsListener, commands};
 
 /// How often the daemon looks after what has changed outside and what has expired.
@@ -30,6 +32,8 @@ const EXPIRE_BUDGET: usize = 50_000;
 pub(super) struct Desk {
     /// The control socket.
     pub(super) socket: ControlSocket,
+    /// The attachment socket.
+    pub(super) attach: Option<attach::Server>,
     /// The metrics listener.
     pub(super) metrics: Option<MetricsListener>,
     /// What the workers have to say.
@@ -54,7 +58,7 @@ pub(super) fn run(daemon: Daemon, desk: Desk) -> anyhow::Result<()> {
 }
 
 async fn serve(mut daemon: Daemon, desk: Desk) -> (Daemon, anyhow::Result<()>) {
-    let Desk { socket, metrics, news, bell } = desk;
+    let Desk { socket, attach, metrics, news, bell } = desk;
     let (handle, mut inbox) = commands();
     let stop = Arc::new(Notify::new());
     let stopped = |stop: &Arc<Notify>| {
@@ -62,10 +66,15 @@ async fn serve(mut daemon: Daemon, desk: Desk) -> (Daemon, anyhow::Result<()>) {
         async move { stop.notified().await }
     };
     let server = tokio::spawn(socket.serve(handle.clone(), stopped(&stop)));
+    let attach = attach.map(|server| tokio::spawn(server.serve(handle.clone(), stopped(&stop))));
     let listener = metrics.map(|metrics| tokio::spawn(metrics.serve(handle, stopped(&stop))));
     let outcome = attend(&mut daemon, &mut inbox, &news, &bell).await;
+    daemon.leave_cluster().await;
     stop.notify_waiters();
     server.abort();
+    if let Some(attach) = attach {
+        attach.abort();
+    }
     if let Some(listener) = listener {
         listener.abort();
     }
@@ -85,6 +94,7 @@ async fn attend(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut notifier = Notifier::new();
     let brought = Arc::clone(&daemon.bringing.bell);
+    let mut views = daemon.join_cluster().await?;
     let mut count = 0_u64;
     loop {
         notifier.tell_state(&daemon.readiness());
@@ -103,6 +113,10 @@ async fn attend(
                 }
             }
             () = bell.notified() => daemon.take_all(news)?,
+            view = pods::next(views.as_mut()) => {
+                daemon.take_all(news)?;
+                daemon.take_view(view);
+            }
             () = brought.notified() => {
                 daemon.take_all(news)?;
                 daemon.take_brought();
@@ -165,12 +179,17 @@ impl Daemon {
     fn tick(&mut self, count: u64) {
         self.flush_again();
         self.fdb.expire(self.clock.tick(), EXPIRE_BUDGET);
+        if self.devices.hands.is_back() {
+            self.retry_at_once();
+        }
         self.watch_namespaces(count);
+        self.watch_attachments();
         if self.underlay_may_have_moved(count) {
             self.follow_underlay();
         }
         self.take_brought();
         self.retry_ports();
+        self.tick_cluster();
         if count.is_multiple_of(60) {
             self.forget_silent();
             self.raise_paths();
@@ -184,6 +203,7 @@ impl Daemon {
             self.hand_out_underlay(&self.config.clone());
         }
         if moved != Moved::No {
+            self.tell_cluster();
             self.follow_overlay_mtu();
             self.apply();
         }

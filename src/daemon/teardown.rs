@@ -10,10 +10,12 @@ use tracing::{error, info};
 use super::open_journal;
 use super::plan::{self, DeviceRules};
 use super::ports::Devices;
+use crate::attach::Tombstones;
 use crate::config::Config;
 use crate::control::ControlSocket;
 use crate::device::journal;
 use crate::device::make::Removal;
+use crate::privilege::{self, Hands};
 
 /// Removes everything that a stopped daemon left.
 ///
@@ -38,7 +40,10 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
             mtu: 0,
             offload: config.offload.tap_gso,
         };
-        let mut devices = Devices::new(rules, Some(journal), journal::boot_id()?);
+        // Who has the rights needs nobody: the helper may be stopped as well.
+        let helper = config.privilege.helper.as_deref();
+        let hands = Hands::new(helper.filter(|_| !privilege::may_make_devices()));
+        let mut devices = Devices::new(rules, hands, Some(journal), journal::boot_id()?);
         let names: Vec<String> = devices.recorded().map(|(name, _)| name.to_owned()).collect();
         for (name, removed) in names.iter().zip(devices.remove_recorded(&names)) {
             match removed {
@@ -69,6 +74,7 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
 
 /// Removes the journal, and the directory if nothing else is in it.
 fn remove_state(dir: &Path) -> anyhow::Result<()> {
+    Tombstones::of(dir).remove_all().with_context(|| format!("tombstones in {}", dir.display()))?;
     for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         let ours = path.file_name().and_then(|name| name.to_str());

@@ -3,12 +3,13 @@
 //! A thousand ports cost nothing while nothing happens: the kernel says when a mount came or went
 //! (a named namespace is one) and when a link or an address changed, and only then is looked.
 
+use std::path::PathBuf;
+
 use tracing::warn;
 
 use super::ports::Device;
 use super::state::Daemon;
 use crate::device::netlink::Changes;
-use crate::device::netns;
 use crate::device::watch::{Fate, Mounts, announces_itself, fate};
 
 /// Ticks after which is looked whether or not anything was said.
@@ -44,8 +45,7 @@ impl Daemon {
     pub(super) fn watch_namespaces(&mut self, count: u64) {
         let moved = self.watch.mounts.as_ref().is_none_or(Mounts::changed);
         let all = moved || std::mem::take(&mut self.watch.again) || count.is_multiple_of(ANYWAY);
-        let (mut gone, mut back) = (Vec::new(), Vec::new());
-        let mut silent = Vec::new();
+        let (mut unsure, mut silent) = (Vec::new(), Vec::new());
         let mut look = |name: &String, sort: bool| {
             let Some(attachment) = self.ports.get(name) else { return };
             let Some(path) = attachment.port.netns.as_ref().map(crate::config::Netns::path) else {
@@ -59,20 +59,28 @@ impl Daemon {
             if held.is_some_and(|held| held.is_at(&path)) || (held.is_none() && !absent) {
                 return;
             }
-            let Ok(seen) = netns::identity_of(&path) else { return };
-            let fate = fate(held, seen);
-            if matches!(fate, Fate::Vanished | Fate::Replaced(_)) {
-                gone.push((name.clone(), format!("its namespace {} is gone", path.display())));
-            }
-            if matches!(fate, Fate::Returned(_) | Fate::Replaced(_)) {
-                back.push(name.clone());
-            }
+            unsure.push((name.clone(), held, path));
         };
         if all {
             self.ports.keys().for_each(|name| look(name, true));
             self.watch.silent = silent;
         } else {
             self.watch.silent.iter().for_each(|name| look(name, false));
+        }
+        let (mut gone, mut back) = (Vec::new(), Vec::new());
+        let paths: Vec<PathBuf> = unsure.iter().map(|(_, _, path)| path.clone()).collect();
+        for ((name, held, path), seen) in unsure.into_iter().zip(self.devices.hands.look(&paths)) {
+            let Ok(seen) = seen else { continue };
+            let fate = fate(held, seen);
+            if matches!(fate, Fate::Vanished | Fate::Replaced(_)) {
+                gone.push((name.clone(), format!("its namespace {} is gone", path.display())));
+            }
+            // What is of a container is only ever in the one namespace.
+            let pod = self.ports.get(&name).and_then(|held| held.port.pod.as_ref());
+            let own = |found| pod.is_none_or(|pod| pod.netns == found);
+            if matches!(fate, Fate::Returned(found) | Fate::Replaced(found) if own(found)) {
+                back.push(name);
+            }
         }
         if !gone.is_empty() {
             self.watch.look_again();

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use encap::MacAddr;
+use serde::{Deserialize, Serialize};
 
 use super::error::{Cause, DeviceError};
 use super::make::{self, Made};
@@ -15,7 +16,8 @@ use super::spec::{Facts, TapSpec};
 use crate::io::sys;
 
 /// What is known of a device from when it was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Expectation {
     /// Its MAC address.
     pub mac: MacAddr,
@@ -36,7 +38,7 @@ impl Expectation {
 }
 
 /// Why a device that stands is not adopted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Mismatch {
     /// There is no namespace at the path.
     #[error("its namespace is gone")]
@@ -110,19 +112,26 @@ pub(super) fn check(link: &Link, expect: &Expectation) -> Result<(), Mismatch> {
 
 /// Whether a link is one that we made.
 pub(super) fn check_ours(link: &Link, expect: &Expectation) -> Result<(), Mismatch> {
+    check_owner(link, expect.owner)?;
+    if link.mac != Some(expect.mac) && !expect.is_certain(link) {
+        return Err(Mismatch::OtherMac { expected: expect.mac, found: link.mac });
+    }
+    Ok(())
+}
+
+/// Whether a link is a TAP that belongs to this uid.
+pub(super) fn check_owner(link: &Link, owner: u32) -> Result<(), Mismatch> {
     const IFF_TAP: u8 = 2;
     let kind = || link.kind.clone().unwrap_or_else(|| "physical".to_owned());
     let tun = link.tun.ok_or_else(|| Mismatch::NotTap { kind: kind() })?;
     if tun.kind != IFF_TAP {
         return Err(Mismatch::NotTap { kind: "tun (layer 3)".to_owned() });
     }
-    if tun.owner != Some(expect.owner) {
-        return Err(Mismatch::OtherOwner { expected: expect.owner, found: tun.owner });
+    if tun.owner == Some(owner) {
+        Ok(())
+    } else {
+        Err(Mismatch::OtherOwner { expected: owner, found: tun.owner })
     }
-    if link.mac != Some(expect.mac) && !expect.is_certain(link) {
-        return Err(Mismatch::OtherMac { expected: expect.mac, found: link.mac });
-    }
-    Ok(())
 }
 
 /// What a TAP descriptor is attached to.
@@ -186,7 +195,7 @@ pub fn adopt_descriptors(
 ) -> Result<Made, DeviceError> {
     let mut ifname = "(descriptor)".to_owned();
     let found = check_descriptors(&queues, expect, &mut ifname);
-    let fail = |cause| DeviceError { ifname, netns: None, step: "adopt descriptors", cause };
+    let fail = |cause| DeviceError { ifname, netns: None, step: "adopt descriptors".into(), cause };
     let (identified, netns) = match found {
         Ok(found) => found,
         Err(cause) => return Err(fail(cause)),

@@ -1,7 +1,10 @@
 //! Why a device could not be made, configured, adopted or removed.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
+
+use serde::{Deserialize, Serialize};
 
 use super::adopt::Mismatch;
 use super::netlink::NetlinkError;
@@ -18,7 +21,7 @@ pub struct DeviceError {
     /// Its namespace; `None`: the daemon's own.
     pub netns: Option<NetnsRef>,
     /// What was tried.
-    pub step: &'static str,
+    pub step: Cow<'static, str>,
     /// Why it failed.
     pub cause: Cause,
 }
@@ -58,6 +61,21 @@ pub enum Cause {
     /// The specification asks for the impossible.
     #[error("{0}")]
     Spec(&'static str),
+    /// What another process said that tried it for us, or why it could not be asked.
+    #[error("{0}")]
+    Told(Told),
+}
+
+/// An error as another process told it: its words, and what callers ask errors for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct Told {
+    /// In words.
+    pub text: String,
+    /// The errno behind it.
+    pub errno: Option<i32>,
+    /// Whether the namespace is not there.
+    pub netns_absent: bool,
 }
 
 impl From<NetlinkError> for Cause {
@@ -80,6 +98,7 @@ impl DeviceError {
             Cause::Io(error) | Cause::Offload(OffloadError::Io(error)) => error.raw_os_error(),
             Cause::Netlink(error) => error.errno(),
             Cause::Netns(error) => error.source.raw_os_error(),
+            Cause::Told(told) => told.errno,
             Cause::Offload(_) | Cause::Taken { .. } | Cause::Mismatch(_) | Cause::Spec(_) => None,
         }
     }
@@ -99,6 +118,7 @@ impl DeviceError {
         match &self.cause {
             Cause::Netns(error) => error.is_absent(),
             Cause::Mismatch(reason) => matches!(reason, Mismatch::NoNamespace),
+            Cause::Told(told) => told.netns_absent,
             _ => false,
         }
     }

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::adopt::{self, Expectation, Mismatch};
 use super::error::{Cause, DeviceError, Step, StepError};
 use super::netlink::{Link, Netlink};
@@ -41,7 +43,7 @@ pub struct Made {
 }
 
 /// What a removal found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Removal {
     /// The device was there and is gone now.
     Removed,
@@ -68,7 +70,8 @@ pub fn make(spec: &TapSpec) -> Result<Made, DeviceError> {
 ///
 /// # Errors
 ///
-/// The step that failed. What was done before it stays.
+/// [`DeviceError::mismatch`] if the device is no TAP or belongs to another uid; otherwise the step
+/// that failed. What was done before it stays.
 pub fn configure(
     spec: &TapSpec,
     ifindex: u32,
@@ -79,10 +82,7 @@ pub fn configure(
     at.enter(|_| {
         let mut netlink = Netlink::open().step("open netlink")?;
         let link = netlink.link_by_index(ifindex).step("find the device")?;
-        if link.tun.is_none() {
-            let kind = link.kind.unwrap_or_else(|| "physical".to_owned());
-            return Err(Mismatch::NotTap { kind }).step("find the device");
-        }
+        adopt::check_owner(&link, spec.owner).step("find the device")?;
         settle(&mut netlink, &link, spec, Some(previous))
     })
 }
@@ -147,7 +147,7 @@ impl At<'_> {
         result.map_err(|StepError { step, cause }| DeviceError {
             ifname: self.ifname.to_owned(),
             netns: self.netns.cloned(),
-            step,
+            step: step.into(),
             cause,
         })
     }

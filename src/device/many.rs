@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -29,17 +29,34 @@ pub fn for_each<T: Sync, R: Send>(
     place: impl Fn(&T) -> Option<PathBuf>,
     work: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {
+    in_rows(items, place, |path, row| {
+        let each = || row.iter().map(|item| work(item)).collect::<Vec<_>>();
+        let netns = path.and_then(|path| Netns::open_path(path).ok());
+        match netns.map(|netns| netns.run(each)) {
+            Some(Ok(results)) => results,
+            Some(Err(_)) | None => each(),
+        }
+    })
+}
+
+/// Does `work` for rows of items that have one place, several rows at a time, without entering
+/// anything, and returns what came of each item, in the items' order. `work` is given the place and
+/// the row, and has one result for each item of it.
+///
+/// A panic in `work` is passed on.
+pub fn in_rows<T: Sync, R: Send>(
+    items: &[T],
+    place: impl Fn(&T) -> Option<PathBuf>,
+    work: impl Fn(Option<&Path>, &[&T]) -> Vec<R> + Sync,
+) -> Vec<R> {
     let rows = rows(items, place);
     let next = AtomicUsize::new(0);
     let turn = || {
         let mut done = Vec::new();
         while let Some((path, row)) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let each = || row.iter().map(|(at, item)| (*at, work(item))).collect::<Vec<_>>();
-            let netns = path.as_deref().and_then(|path| Netns::open_path(path).ok());
-            done.extend(match netns.map(|netns| netns.run(each)) {
-                Some(Ok(results)) => results,
-                Some(Err(_)) | None => each(),
-            });
+            let items: Vec<&T> = row.iter().map(|(_, item)| *item).collect();
+            let results = work(path.as_deref(), &items);
+            done.extend(row.iter().map(|(at, _)| *at).zip(results));
         }
         done
     };

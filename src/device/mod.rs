@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod error;
+pub mod handed;
 pub mod journal;
 pub mod make;
 pub mod many;

@@ -5,6 +5,7 @@
 
 mod address;
 mod changes;
+mod inet;
 mod link;
 mod neighbour;
 mod qdisc;

@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -112,8 +112,17 @@ impl Netns {
     ///
     /// [`NetnsError::is_absent`] if the path is none, or no namespace.
     pub fn open_path(path: &Path) -> Result<Self, NetnsError> {
-        let file = File::open(path).map_err(|e| NetnsError::new(path.display(), "open", e))?;
-        Self::adopt(file.into(), &path.display().to_string())
+        let fail = |step| move |e: io::Error| NetnsError::new(path.display(), step, e);
+        let open = |path: &Path, flags| {
+            File::options().read(true).custom_flags(flags | libc::O_CLOEXEC).open(path)
+        };
+        // A path may lead anywhere, and to open a device or a pipe does something or waits: so it is
+        // looked at first, and opened only when it is what it is to be.
+        let place = OwnedFd::from(open(path, libc::O_PATH).map_err(fail("open"))?);
+        let identity = identify(&place).map_err(fail("identify"))?;
+        let again = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
+        let fd = open(&again, 0).map_err(fail("open"))?.into();
+        Ok(Self { fd, identity })
     }
 
     /// Takes a descriptor that was passed in.
@@ -122,11 +131,7 @@ impl Netns {
     ///
     /// EINVAL if it is no namespace.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, NetnsError> {
-        Self::adopt(fd, "descriptor")
-    }
-
-    fn adopt(fd: OwnedFd, shown: &str) -> Result<Self, NetnsError> {
-        let identity = identify(&fd).map_err(|e| NetnsError::new(shown, "identify", e))?;
+        let identity = identify(&fd).map_err(|e| NetnsError::new("descriptor", "identify", e))?;
         Ok(Self { fd, identity })
     }
 
@@ -327,6 +332,14 @@ mod tests {
         assert_eq!(identity_of(Path::new("/no/such/path")).unwrap(), None);
         assert_eq!(identity_of(Path::new("/etc/passwd")).unwrap(), None);
         assert!(Netns::open("no-such-name-here").unwrap_err().is_absent());
+    }
+
+    #[test]
+    fn a_pipe_is_no_namespace_and_nobody_waits_for_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(Netns::open_path(&pipe).unwrap_err().is_absent());
     }
 
     #[test]

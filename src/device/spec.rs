@@ -43,7 +43,8 @@ impl fmt::Display for NetnsRef {
 }
 
 /// What a TAP device shall be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TapSpec {
     /// Where; `None`: the calling thread's own namespace.
     pub netns: Option<NetnsRef>,
@@ -113,7 +114,7 @@ fn distinct<T: PartialEq>(all: Vec<T>) -> Vec<T> {
 }
 
 /// What a device is, as the kernel told after it was made, adopted or configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Its name.
     pub ifname: String,
@@ -132,7 +133,8 @@ pub struct Facts {
 }
 
 /// What we gave a standing device: what may be taken from it again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Standing {
     /// Its addresses, the link-local one included.
     pub addresses: Vec<IpNet>,

@@ -10,12 +10,13 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::io::sys;
 
 /// How flows are spread over a device's queues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Steering {
     /// By the flow alone.
     FlowHash,

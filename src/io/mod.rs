@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod errors;
+pub mod limit;
 pub mod port;
 pub mod readiness;
 #[allow(unsafe_code)]

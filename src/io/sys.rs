@@ -1,12 +1,14 @@
 //! One wrapper per system call: all unsafe code there is.
 
 mod bpf;
+mod rights;
 mod socket;
 mod tap;
 
 use std::io;
 
 pub use bpf::*;
+pub use rights::*;
 pub use socket::*;
 pub use tap::*;
 

@@ -141,8 +141,14 @@ fn check_routed<'s>(
 /// Whether an address can be that of one station which is reached through a router.
 pub(crate) fn is_routable(address: IpAddr) -> bool {
     let special = match address {
-        IpAddr::V4(address) => address == Ipv4Addr::BROADCAST || address == GATEWAY_V4,
+        IpAddr::V4(address) => address == GATEWAY_V4,
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
-    !special && !address.is_multicast() && !address.is_unspecified() && !address.is_loopback()
+    !special && is_station(address)
+}
+
+/// Whether an address can be that of one station which others reach.
+pub(crate) fn is_station(address: IpAddr) -> bool {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !address.is_multicast() && !address.is_unspecified() && !address.is_loopback() && !broadcast
 }

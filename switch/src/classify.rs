@@ -81,8 +81,8 @@ pub(crate) fn from_port<'t>(
 }
 
 /// The segment of a datagram from `peer`, and the VTEP it came from if that is one of the segment's
-/// sources; `vtep` is the VTEP at that address, if there is one. A segment without `strict_peers` also
-/// takes frames from VTEPs that nobody has named; those are `None` until they are.
+/// sources; `vtep` is the VTEP at that address, if there is one. A bridged segment without `strict_peers`
+/// also takes frames from VTEPs that nobody has named; those are `None` until they are.
 #[inline]
 pub(crate) fn from_underlay<'t, 'v>(
     topology: &'t Topology,
@@ -95,7 +95,7 @@ pub(crate) fn from_underlay<'t, 'v>(
     }
     let segment = topology.segment_of(header.vni).ok_or(DropReason::VniUnknown)?;
     let member = vtep.filter(|vtep| segment.is_source(vtep.id));
-    if segment.spec.strict_peers && member.is_none() {
+    if member.is_none() && (segment.spec.strict_peers || segment.cluster.is_some()) {
         return Err(match vtep {
             Some(_) => DropReason::PeerNotInSegment,
             None => DropReason::PeerUnknown,

@@ -45,12 +45,12 @@ impl Egress<'_> {
     /// Hands the frame to every output of `forward`.
     #[inline(always)]
     pub(crate) fn carry_out<R: Remotes>(&self, forward: &Forward<'_, R>, sink: &mut impl Sink) {
-        let frame = &mut Retagged::new(self.frame, self.admitted.ethernet.tag);
+        let retagged = || Retagged::new(self.frame, self.admitted.ethernet.tag);
         match forward {
             Forward::Port { member, mtu } => {
-                sink.to_port(member.port, *mtu, &frame.with(member.vlan));
+                sink.to_port(member.port, *mtu, &retagged().with(member.vlan));
             }
-            Forward::Remote(remote) => self.to_remote(remote.vteps(), frame, sink),
+            Forward::Remote(remote) => self.to_remote(remote.vteps(), &mut retagged(), sink),
             Forward::Flood { members, except, remote } => {
                 let remote = remote.as_ref().map_or(&[][..], Remotes::vteps);
                 Egress { admitted: &self.admitted.clone(), ..*self }
@@ -88,7 +88,8 @@ impl Egress<'_> {
 
     #[inline(always)]
     fn to_remote(&self, vteps: &[VtepId], frame: &mut Retagged<'_>, sink: &mut impl Sink) {
-        let ethernet = &self.admitted.ethernet;
+        // A copy: what is lent to a function lies in memory, on all paths that lead here or elsewhere.
+        let ethernet = &{ self.admitted.ethernet };
         let inet = Inet::at(self.frame.head, ethernet);
         let flow = FlowHash::with(self.frame.head, ethernet, inet.as_ref(), self.seed);
         let tos = inet.map_or(0, |inet| inet.tos);
@@ -139,9 +140,11 @@ impl<'f> Retagged<'f> {
     /// that is replaced stay.
     #[inline]
     pub(crate) fn with(&mut self, wants: Option<VlanId>) -> Frame<'_> {
-        if wants.is_none() && self.has.is_none() {
-            return *self.frame;
-        }
+        if wants.is_none() && self.has.is_none() { *self.frame } else { self.retag(wants) }
+    }
+
+    #[inline(never)]
+    fn retag(&mut self, wants: Option<VlanId>) -> Frame<'_> {
         let (pcp, dei) = self.has.map_or((0, false), |tag| (tag.pcp, tag.dei));
         let wants = wants.map(|vlan| Tag { pcp, dei, ..Tag::new(vlan) });
         if wants == self.has {

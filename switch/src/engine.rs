@@ -6,7 +6,9 @@ use crate::classify::{self, Admitted, Cast};
 use crate::counters::{Counters, Ingress, Weight};
 use crate::egress::{Egress, Remotes, Retagged};
 use crate::forward::{self, Answer, Decision};
+use crate::pace::Pace;
 use crate::reason::DropReason;
+use crate::router::Router;
 use crate::sink::Sink;
 use crate::topology::{Segment, Topology, Vtep};
 use encap::ecn::{self, Ecn};
@@ -66,6 +68,7 @@ pub struct Engine {
     fdb: Reader,
     counters: Arc<Counters>,
     events: Vec<Event>,
+    pace: Pace,
     seed: u64,
 }
 
@@ -75,7 +78,8 @@ impl Engine {
     /// a node, so that a flow keeps its outer source port wherever it is handled.
     #[must_use]
     pub fn new(topology: Arc<Topology>, fdb: Reader, counters: Arc<Counters>, seed: u64) -> Self {
-        Self { topology, fdb, counters, events: Vec::with_capacity(EVENTS), seed }
+        let events = Vec::with_capacity(EVENTS);
+        Self { topology, fdb, counters, events, pace: Pace::default(), seed }
     }
 
     /// Forwards by `topology` from the next frame on.
@@ -104,6 +108,12 @@ impl Engine {
     /// Takes the events since the last call.
     pub fn take_events(&mut self) -> impl Iterator<Item = Event> + '_ {
         self.events.drain(..)
+    }
+
+    /// Lets go of memory that only the next frame's look-up would let go of: for a worker that has
+    /// not seen one for a while.
+    pub fn release(&mut self) {
+        self.fdb.release();
     }
 
     /// Forwards a frame that was read from `port`.
@@ -147,8 +157,8 @@ impl Engine {
     /// rest changes, so that no reference count that other workers share is touched.
     #[inline]
     fn walk(&mut self, now: Tick) -> (&Counters, Walk<'_>) {
-        let Self { topology, fdb, counters, events, seed } = self;
-        (counters, Walk { topology, fdb, counters, events, seed: *seed, now })
+        let Self { topology, fdb, counters, events, pace, seed } = self;
+        (counters, Walk { topology, fdb, counters, events, pace, seed: *seed, now })
     }
 }
 
@@ -175,11 +185,12 @@ struct Walk<'e> {
     fdb: &'e mut Reader,
     counters: &'e Counters,
     events: &'e mut Vec<Event>,
+    pace: &'e mut Pace,
     seed: u64,
     now: Tick,
 }
 
-impl Walk<'_> {
+impl<'e> Walk<'e> {
     #[inline]
     fn forward_from_port(
         &mut self,
@@ -191,6 +202,11 @@ impl Walk<'_> {
         let port = topology.port(port).filter(|port| port.spec.up).ok_or(DropReason::PortDown)?;
         let admitted = classify::admit(frame.head)?;
         let segment = classify::from_port(topology, port, &admitted.ethernet)?;
+        if let Some(router) = self.router(segment) {
+            let pace = (&mut *self.pace, self.now);
+            // A copy, as below.
+            return router.forward_from_port(port, &admitted.clone(), frame, pace, sink);
+        }
         let lookup = self.look_up(segment, &admitted);
         self.learn(segment, admitted.source, Dest::Port(port.id))?;
         match forward::from_port(topology, segment, port, &admitted, lookup, frame) {
@@ -222,20 +238,38 @@ impl Walk<'_> {
         classify::untagged(&admitted.ethernet)?;
         let mut head = None;
         let frame = &ecn_applied(frame, &admitted, outer.tos, &mut head)?;
+        if let Some(router) = self.router(segment) {
+            let vtep = member.ok_or(DropReason::PeerUnknown)?;
+            self.note_reserved_bits(outer, frame);
+            return router.forward_from_vtep(vtep, &admitted.clone(), frame, sink);
+        }
         let lookup = self.look_up(segment, &admitted);
         match member {
             Some(vtep) => self.learn(segment, admitted.source, Dest::Vtep(vtep.id))?,
             None => self.note(Event::VtepHeard { address: outer.peer, segment: segment.id }),
         }
-        if outer.header.reserved_bits_set {
-            self.counters.reserved_bits().add(frame.wire_frames());
-        }
+        self.note_reserved_bits(outer, frame);
         match forward::from_vtep(topology, segment, &admitted, lookup, frame) {
             Decision::Forward(forward) => Ok(self.send(segment, &admitted, frame, &forward, sink)),
             // The sender is behind a tunnel, and there is no way back through it from here but a
             // decision that may name VTEPs: what comes from a tunnel is not answered.
-            Decision::Answer(Answer::TooBig { .. }) => Err(DropReason::TooBig),
+            Decision::Answer(answer) => Err(answer.untold()),
             Decision::Drop(reason) => Err(reason),
+        }
+    }
+
+    /// The router of a cluster segment; `None` for one that is bridged.
+    #[inline]
+    fn router(&self, segment: &'e Segment) -> Option<Router<'e>> {
+        let Self { topology, counters, seed, .. } = *self;
+        let cluster = segment.cluster.as_deref()?;
+        Some(Router { topology, segment, cluster, counters, seed })
+    }
+
+    #[inline]
+    fn note_reserved_bits(&self, outer: Outer, frame: &Frame<'_>) {
+        if outer.header.reserved_bits_set {
+            self.counters.reserved_bits().add(frame.wire_frames());
         }
     }
 
@@ -292,7 +326,7 @@ impl Walk<'_> {
 }
 
 /// What became of a frame that was not dropped.
-enum Done {
+pub(crate) enum Done {
     Forwarded,
     Answered,
 }
@@ -304,8 +338,7 @@ fn reply(
     admitted: &Admitted,
     send: impl FnOnce(&Frame<'_>),
 ) -> Result<Done, DropReason> {
-    let Answer::TooBig { mtu } = answer;
-    let reply = answer::too_big(frame, &admitted.ethernet, mtu).ok_or(DropReason::TooBig)?;
+    let reply = answer::icmp(answer, None, frame, &admitted.ethernet).ok_or(answer.untold())?;
     send(&Frame { head: reply.as_slice(), body: &[], offload: Offload::default() });
     Ok(Done::Answered)
 }

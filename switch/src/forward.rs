@@ -54,6 +54,41 @@ pub enum Answer {
         /// Layer 3 bytes.
         mtu: u16,
     },
+    /// ICMP or ICMPv6 "time exceeded": the packet has no hop left.
+    TimeExceeded,
+    /// ICMP or ICMPv6 "unreachable".
+    Unreachable(Unreachable),
+    /// The gateway of a cluster segment is the neighbour that was asked for, by ARP or neighbour
+    /// discovery.
+    Neighbour,
+    /// The gateway of a cluster segment replies to a ping.
+    Echo,
+}
+
+/// What cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// An address of the cluster that nobody has.
+    Host,
+    /// What is outside the cluster, and there is no way out.
+    Network,
+}
+
+impl Answer {
+    /// Whether it is an error about a route, of which RFC 4443 section 2.4 wants no more than so many.
+    pub(crate) const fn is_error(self) -> bool {
+        matches!(self, Self::TimeExceeded | Self::Unreachable(_))
+    }
+
+    /// Why the frame is dropped when its sender must not be told.
+    pub(crate) const fn untold(self) -> DropReason {
+        match self {
+            Self::TooBig { .. } => DropReason::TooBig,
+            Self::TimeExceeded => DropReason::TtlExceeded,
+            Self::Unreachable(_) => DropReason::NoRoute,
+            Self::Neighbour | Self::Echo => DropReason::LinkControl,
+        }
+    }
 }
 
 /// The decision about a frame that came from `port`.
@@ -168,9 +203,10 @@ pub(crate) fn fits(frame: &Frame<'_>, admitted: &Admitted, mtu: u16) -> bool {
 
 #[cold]
 fn too_big<'t, R>(frame: &Frame<'_>, admitted: &Admitted, mtu: u16) -> Decision<'t, R> {
-    if answer::may_be_told(frame, &admitted.ethernet) {
-        Decision::Answer(Answer::TooBig { mtu })
+    let answer = Answer::TooBig { mtu };
+    if answer::may_be_told(frame, &admitted.ethernet, answer) {
+        Decision::Answer(answer)
     } else {
-        Decision::Drop(DropReason::TooBig)
+        Decision::Drop(answer.untold())
     }
 }

@@ -19,13 +19,18 @@
 mod answer;
 mod check;
 mod classify;
+mod cluster;
 mod counters;
 mod diff;
 mod egress;
 mod engine;
 mod forward;
+mod gateway;
 mod index;
+mod pace;
 mod reason;
+mod route;
+mod router;
 mod sink;
 mod spec;
 mod topology;
@@ -35,7 +40,7 @@ pub use counters::{
 };
 pub use diff::Change;
 pub use engine::{Engine, Event, Outer};
-pub use forward::{Answer, Decision, Forward};
+pub use forward::{Answer, Decision, Forward, Unreachable};
 pub use reason::DropReason;
 pub use sink::{Remote, Sink};
 pub use spec::{

@@ -93,6 +93,24 @@ drop_reasons! {
     VlanUnknown = "vlan_unknown",
     /// The source MAC address has a static entry elsewhere.
     StaticMac = "static_mac",
+    /// A pod sent from another MAC address than its own.
+    SpoofedMac = "spoofed_mac",
+    /// A pod, or another node, sent from an IP address that it does not have.
+    SpoofedAddress = "spoofed_address",
+    /// A unicast frame in a cluster segment is not for the gateway's MAC address.
+    NotGateway = "not_gateway",
+    /// What is to be routed is neither IPv4 nor IPv6.
+    NotIp = "not_ip",
+    /// The IP header contradicts itself or the frame.
+    IpMalformed = "ip_malformed",
+    /// A message for neighbours only, which a cluster segment neither answers nor passes on.
+    LinkControl = "link_control",
+    /// A pod sent to the VXLAN port of a node.
+    PodToVtep = "pod_to_vtep",
+    /// The packet had no hop left, and its sender cannot be told.
+    TtlExceeded = "ttl_exceeded",
+    /// Nobody here has the destination, and the sender cannot be told.
+    NoRoute = "no_route",
     /// The destination is unknown and the segment does not flood unknown unicast.
     UnknownUnicast = "unknown_unicast",
     /// The destination lives behind the port that the frame came from.

@@ -76,6 +76,13 @@ pub struct ClusterSpec {
     pub flood_multicast: bool,
 }
 
+impl ClusterSpec {
+    /// Whether both route by the same prefixes.
+    pub(crate) fn same_prefixes(&self, other: &Self) -> bool {
+        self.networks == other.networks && self.own == other.own && self.routes == other.routes
+    }
+}
+
 /// One attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSpec {

@@ -6,7 +6,9 @@
 //! forward by and change to the next one between two batches.
 
 use crate::check::check;
+use crate::cluster::Cluster;
 use crate::index::{Address, Index};
+use crate::route::Routes;
 use crate::spec::{PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
 use encap::{VlanId, Vni};
 use fdb::{PortId, SegmentId, VtepId};
@@ -39,6 +41,8 @@ pub struct Segment {
     pub sources: Vec<VtepId>,
     /// The same, one bit per slot: known at one look, however many there are.
     source_slots: Box<[u64]>,
+    /// What a cluster segment routes by; `None` for one that is bridged.
+    pub(crate) cluster: Option<Box<Cluster>>,
 }
 
 impl Segment {
@@ -165,6 +169,7 @@ impl Topology {
         next.place_vteps(self, spec).ok_or_else(|| too_many("VTEPs"))?;
         next.place_ports(self, spec).ok_or_else(|| too_many("ports"))?;
         next.join(spec);
+        next.place_clusters(self);
         Ok(next)
     }
 
@@ -194,6 +199,7 @@ impl Topology {
                 flood: Vec::new(),
                 sources: Vec::new(),
                 source_slots: Box::default(),
+                cluster: None,
             });
         }
         Some(())
@@ -284,6 +290,32 @@ impl Topology {
             if let Some((flood, sources)) = lists.remove(&segment.id) {
                 segment.flood = flood;
                 segment.set_sources(sources);
+            }
+        }
+    }
+
+    /// Builds what the cluster segments route by. Routes are many and change seldom: where none did,
+    /// the table is that of the snapshot before, in which a VTEP with the same address has the same
+    /// id.
+    fn place_clusters(&mut self, before: &Self) {
+        let clusters: Vec<(usize, Cluster)> = self
+            .segments()
+            .filter_map(|segment| {
+                let spec = segment.spec.cluster.as_ref()?;
+                let held = before.segment(segment.id).and_then(|held| {
+                    let same = held.spec.cluster.as_ref()?.same_prefixes(spec);
+                    held.cluster.as_ref().filter(|_| same).map(|held| Arc::clone(held.routes()))
+                });
+                let vtep = |address| self.by_ip.get(&Address(address));
+                let routes = held.unwrap_or_else(|| Arc::new(Routes::new(spec, vtep)));
+                let inside = PortMode::Access(segment.id);
+                let ports = self.ports().filter(|port| port.mode == inside);
+                Some((usize::from(segment.id.0), Cluster::new(spec, routes, ports)))
+            })
+            .collect();
+        for (slot, cluster) in clusters {
+            if let Some(Some(segment)) = self.segments.get_mut(slot) {
+                segment.cluster = Some(Box::new(cluster));
             }
         }
     }

@@ -79,7 +79,8 @@ fn every_reason_has_a_row_or_is_a_drivers() {
             _ => None,
         })
         .collect();
-    for reason in DropReason::ALL {
+    // Those have rows of their own, in cluster.rs.
+    for reason in DropReason::ALL.into_iter().filter(|reason| !kit::ROUTED.contains(reason)) {
         let drivers = DRIVERS.contains(&reason);
         assert_ne!(covered.contains(&reason), drivers, "{}", reason.label());
     }

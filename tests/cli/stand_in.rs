@@ -426,6 +426,7 @@ pub(crate) fn status() -> Status {
     let offload =
         |name: &str, state, degradations| OffloadRow { name: name.to_owned(), state, degradations };
     Status {
+        helper: None,
         version: "9.8.7".to_owned(),
         node: "node-a".to_owned(),
         pid: 4242,

@@ -690,8 +690,7 @@ fn five_thousand_nodes_are_listed_cold() {
         let server = Server::single(bench.dir.path());
         let mut cluster = server.cluster();
         cluster.networks[0].net = net("10.0.0.0/8");
-        let base = 244 << 8;
-        let nodes: Vec<_> = (1..=5000).map(|number| node(base + number - base)).collect();
+        let nodes: Vec<_> = crate::scale::nodes(5000);
         server.put_all(&nodes.iter().flat_map(claimed).collect::<Vec<_>>());
         let began = std::time::Instant::now();
         let a = join(&bench, &cluster, 0);

@@ -6,7 +6,6 @@ mod feed;
 mod last_good;
 mod members;
 mod model;
-mod rules;
 mod scale;
 mod server;
 
@@ -123,6 +122,11 @@ async fn view(feed: &Feed, what: &str, is_so: impl Fn(&View) -> bool) -> Arc<Vie
     let waited = tokio::time::timeout(Duration::from_secs(30), views.wait_for(|v| is_so(v))).await;
     match waited {
         Ok(found) => found.unwrap().clone(),
-        Err(_) => panic!("not within 30 s: {what}; the view is {:#?}", feed.view.borrow()),
+        Err(_) => {
+            let view = feed.view.borrow();
+            let alarms = &view.alarms[..view.alarms.len().min(10)];
+            let (own, store, count) = (&view.own, &view.store, view.others.len());
+            panic!("not within 30 s: {what}; {own:?}, {count} others, {alarms:?}, {store:?}")
+        }
     }
 }

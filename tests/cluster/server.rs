@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lab::tool::{self, Background, eventually};
-use tapestry::config::{Cluster, Store};
+use tapestry::config::Cluster;
 
 use crate::{config, etcd_store};
 
@@ -208,7 +208,7 @@ impl Server {
         for some in pairs.chunks(100) {
             let mut text = "\n".to_owned();
             for (key, value) in some {
-                text.push_str(&format!("put /tapestry/{key} '{value}'\n"));
+                text.push_str(&format!("put /tapestry/{key} {value:?}\n"));
             }
             text.push_str("\n\n");
             let mut command = self.etcdctl(&["txn"]);

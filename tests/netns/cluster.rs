@@ -40,6 +40,20 @@ fn error_from(space: &Space, to: IpAddr) -> Result<ErrorKind> {
     })?
 }
 
+/// Before there is any pod: the gateway ports are there, and the nodes reach each other by them.
+pub(crate) fn nodes_reach_each_others_gateways() -> Result<()> {
+    let mut cluster = start(&ClusterPlan { nodes: 3, ..ClusterPlan::default() })?;
+    for node in &cluster.overlay.nodes {
+        for number in 1..=3 {
+            for host in gateway_addresses(number)? {
+                ping::ping(&node.space, host, 2, 56)
+                    .with_context(|| format!("{} to {host}", node.space.name()))?;
+            }
+        }
+    }
+    cluster.assert_sound()
+}
+
 pub(crate) fn each_pod_reaches_each_pod() -> Result<()> {
     let mut cluster = start(&ClusterPlan { nodes: 3, ..ClusterPlan::default() })?;
     let [a, b, c] = three_pods(&cluster)?;
@@ -128,7 +142,8 @@ pub(crate) fn a_pod_may_send_from_its_own_addresses_only() -> Result<()> {
     ensure!(daemon.drops("spoofed_address")? >= before + 4, "not counted");
     let before = daemon.drops("spoofed_mac")?;
     a.space.output("ip link set eth0 address 0a:7a:0a:f4:01:63")?;
-    a.space.output("ip neigh replace 169.254.1.1 lladdr 0e:7a:70:00:00:01 dev eth0 nud permanent")?;
+    a.space
+        .output("ip neigh replace 169.254.1.1 lladdr 0e:7a:70:00:00:01 dev eth0 nud permanent")?;
     a.space.output("ip route replace default via 169.254.1.1 dev eth0 onlink")?;
     ensure!(ping::ping(&a.space, b.hosts()[0], 1, 56).is_err(), "another MAC got through");
     ensure!(daemon.drops("spoofed_mac")? > before, "not counted");

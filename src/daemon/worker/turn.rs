@@ -195,6 +195,8 @@ impl Worker {
                 }
             }
         }
+        // Nudges come here too, so that a worker without traffic does not keep old tables.
+        self.engine.release();
         true
     }
 

@@ -116,10 +116,47 @@ impl Netlink {
     /// ENETUNREACH if the next hop is not on the link; EINVAL if the preferred source is no address
     /// of this namespace.
     pub fn add_route(&mut self, link: u32, route: Route) -> Result<(), NetlinkError> {
+        self.add_route_of(link, route, RouteProtocol::Static)
+    }
+
+    /// As [`Self::add_route`], with the name of who made it (rtm_protocol, linux/rtnetlink.h), by
+    /// which it is told from others' routes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::add_route`].
+    pub fn add_route_of(
+        &mut self,
+        link: u32,
+        route: Route,
+        protocol: RouteProtocol,
+    ) -> Result<(), NetlinkError> {
         let object = format!("route {route} on #{link}");
         let ask = Ask { verb: "add", object: &object };
-        let message = RouteNetlinkMessage::NewRoute(route_message(link, route));
-        self.request(ask, message, NLM_F_CREATE | NLM_F_EXCL)
+        let mut message = route_message(link, route);
+        message.header.protocol = protocol;
+        self.request(ask, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Has an address of this namespace be taken in from a device too where the kernel is strict
+    /// about it, as with `::1` (`ip route add local ADDRESS dev DEVICE table local`). It goes with
+    /// the device.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, but not that it is so already.
+    pub fn add_local_route(&mut self, link: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let object = format!("local route {address} on #{link}");
+        let ask = Ask { verb: "add", object: &object };
+        let mut message = route_message(link, Route::new(address.into(), None));
+        message.header.table = libc::RT_TABLE_LOCAL;
+        message.header.kind = RouteType::Local;
+        message.header.scope = RouteScope::Host;
+        let message = RouteNetlinkMessage::NewRoute(message);
+        match self.request(ask, message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.is_present() => Ok(()),
+            done => done,
+        }
     }
 
     /// Removes a route through a device from the main table.
@@ -128,9 +165,25 @@ impl Netlink {
     ///
     /// [`NetlinkError::is_absent`] if there is no such route.
     pub fn delete_route(&mut self, link: u32, route: Route) -> Result<(), NetlinkError> {
+        self.delete_route_of(link, route, RouteProtocol::Static)
+    }
+
+    /// As [`Self::delete_route`], if it was made under this name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::delete_route`].
+    pub fn delete_route_of(
+        &mut self,
+        link: u32,
+        route: Route,
+        protocol: RouteProtocol,
+    ) -> Result<(), NetlinkError> {
         let object = format!("route {route} on #{link}");
         let ask = Ask { verb: "delete", object: &object };
-        self.request(ask, RouteNetlinkMessage::DelRoute(route_message(link, route)), 0)
+        let mut message = route_message(link, route);
+        message.header.protocol = protocol;
+        self.request(ask, RouteNetlinkMessage::DelRoute(message), 0)
     }
 }
 

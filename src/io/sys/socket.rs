@@ -212,7 +212,10 @@ impl ControlMessage {
 ///
 /// # Safety
 /// `header.msg_control` must point to `header.msg_controllen` initialised bytes.
-unsafe fn for_each_control(header: &libc::msghdr, mut visit: impl FnMut(i32, i32, &[u8])) {
+pub(super) unsafe fn for_each_control(
+    header: &libc::msghdr,
+    mut visit: impl FnMut(i32, i32, &[u8]),
+) {
     // SAFETY: CMSG_LEN only computes with its argument.
     let prefix = unsafe { libc::CMSG_LEN(0) } as usize;
     // SAFETY: the caller vouches for the buffer; the macros stay within `msg_controllen`.

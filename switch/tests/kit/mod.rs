@@ -6,8 +6,8 @@ use encap::{FlowHash, Frame, MacAddr, Offload, StationMac, Vni};
 use fdb::{PortId, VtepId};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use switch::{
-    Counters, PortModeSpec, PortRole, PortSpec, Reading, Remote, SegmentSpec, Sink, Topology,
-    read_port, read_stranger, read_vtep,
+    Counters, DropReason, PortModeSpec, PortRole, PortSpec, Reading, Remote, SegmentSpec, Sink,
+    Topology, read_port, read_stranger, read_vtep,
 };
 
 /// 802.1Q.
@@ -16,6 +16,19 @@ pub(crate) const C_TAG: u16 = 0x8100;
 pub(crate) const S_TAG: u16 = 0x88a8;
 /// An EtherType that nobody interprets (IEEE 802, local experiments).
 pub(crate) const OPAQUE: u16 = 0x88b5;
+
+/// Reasons that only a cluster segment gives.
+pub(crate) const ROUTED: [DropReason; 9] = [
+    DropReason::SpoofedMac,
+    DropReason::SpoofedAddress,
+    DropReason::NotGateway,
+    DropReason::NotIp,
+    DropReason::IpMalformed,
+    DropReason::LinkControl,
+    DropReason::PodToVtep,
+    DropReason::TtlExceeded,
+    DropReason::NoRoute,
+];
 
 /// A tag as TPID and TCI.
 pub(crate) type RawTag = (u16, u16);

@@ -39,15 +39,15 @@ const fn path(
 
 /// Superframe and train have 44 segments: divide by that for the cost of one.
 const PATHS: [Path; 10] = [
-    path("port-to-port", "64-byte frame", 730, engine::port_to_port, 20_000),
-    path("port-to-vtep", "64-byte frame", 940, engine::port_to_vtep, 20_000),
-    path("vtep-to-port", "64-byte frame", 850, engine::vtep_to_port, 20_000),
-    path("superframe", "TCP superframe, port to VTEP", 900, engine::superframe, 5_000),
+    path("port-to-port", "64-byte frame", 680, engine::port_to_port, 20_000),
+    path("port-to-vtep", "64-byte frame", 905, engine::port_to_vtep, 20_000),
+    path("vtep-to-port", "64-byte frame", 830, engine::vtep_to_port, 20_000),
+    path("superframe", "TCP superframe, port to VTEP", 865, engine::superframe, 5_000),
     path("segmentation", "44 headers written", 47_000, train::segmentation, 1_000),
     path("coalescing", "44 frames joined, vouched", 49_000, train::coalescing, 1_000),
     path("verifying", "44 frames verified and joined", 84_000, train::verifying, 200),
-    path("look-up", "hit among 64 k", 134, table::look_up, 50_000),
-    path("learn-known", "known station among 64 k", 187, table::learn_known, 50_000),
+    path("look-up", "hit among 64 k", 112, table::look_up, 50_000),
+    path("learn-known", "known station among 64 k", 184, table::learn_known, 50_000),
     path("learn-new", "new station, at the limit", 1_440, table::learn_new, 50_000),
 ];
 

@@ -1,0 +1,205 @@
+//! What is to be gone, and could not be said because no daemon was there to hear it: a file for each,
+//! which the daemon consumes when it starts, and while it runs.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::Key;
+
+/// The directory within the state directory.
+const DIR: &str = "tombstones";
+
+/// How a tombstone's file ends; those that are being written end otherwise.
+const SUFFIX: &str = "json";
+
+/// A longer file is no tombstone.
+const MAX_LEN: u64 = 4096;
+
+/// The most that are read at a time.
+const MAX_FILES: usize = 10_000;
+
+/// An attachment that was to be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// Which.
+    #[serde(flatten)]
+    pub key: Key,
+    /// When, in milliseconds since the Unix epoch: what was attached later is another one.
+    pub at_ms: u64,
+    /// In which boot.
+    pub boot_id: String,
+}
+
+/// What is in the directory.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The tombstones and their files.
+    pub good: Vec<(PathBuf, Tombstone)>,
+    /// Files that are none, and why.
+    pub bad: Vec<(PathBuf, String)>,
+}
+
+/// The tombstones of a state directory.
+#[derive(Clone, Debug)]
+pub struct Tombstones {
+    dir: PathBuf,
+}
+
+impl Tombstones {
+    /// Those of this state directory, which need not be there.
+    #[must_use]
+    pub fn of(state_dir: &Path) -> Self {
+        Self { dir: state_dir.join(DIR) }
+    }
+
+    /// Leaves one, durably: when this returns, the attachment will be gone. Leaving it twice is the
+    /// same as once.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn leave(&self, tombstone: &Tombstone) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.dir)?;
+        let stem = tombstone.key.file_stem();
+        let path = self.dir.join(format!("{stem}.{SUFFIX}"));
+        let aside = self.dir.join(format!("{stem}.{}", std::process::id()));
+        let written = write(&aside, tombstone).and_then(|()| fs::rename(&aside, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+        written?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// All that were left, with their files.
+    ///
+    /// # Errors
+    ///
+    /// If the directory is there and cannot be read.
+    pub fn read(&self) -> io::Result<Found> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Found::default();
+        for entry in entries.take(MAX_FILES) {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != SUFFIX) {
+                continue;
+            }
+            match read(&path) {
+                Ok(tombstone) => found.good.push((path, tombstone)),
+                Err(reason) => found.bad.push((path, reason)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes one that has been acted upon. It may be gone.
+    pub fn remove(&self, path: &Path) {
+        let _ = fs::remove_file(path);
+    }
+
+    /// Removes all of them, and their directory.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be removed.
+    pub fn remove_all(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+}
+
+fn write(path: &Path, tombstone: &Tombstone) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(&serde_json::to_vec(tombstone)?)?;
+    file.sync_all()
+}
+
+fn read(path: &Path) -> Result<Tombstone, String> {
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(MAX_LEN + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > MAX_LEN {
+        return Err(format!("longer than {MAX_LEN} bytes"));
+    }
+    let tombstone: Tombstone = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    tombstone.key.check().map_err(|error| error.to_string())?;
+    Ok(tombstone)
+}
+
+/// Now, in milliseconds since the Unix epoch.
+pub(super) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Tombstone {
+    /// One for an attachment that is to be gone now, in this boot.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc` does not tell which boot this is.
+    pub fn now(key: Key) -> io::Result<Self> {
+        let boot_id = crate::device::journal::boot_id()?;
+        Ok(Self { key, at_ms: unix_ms(), boot_id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::tempdir;
+
+    fn tombstone(container: &str) -> Tombstone {
+        let [network, container, ifname] = ["pods", container, "eth0"].map(str::to_owned);
+        Tombstone::now(Key { network, container, ifname }).unwrap()
+    }
+
+    #[test]
+    fn what_was_left_is_found_once_however_often_it_was_left() {
+        let dir = tempdir().unwrap();
+        let stones = Tombstones::of(&dir.path().join("not/there"));
+        assert_eq!(stones.read().unwrap().good, []);
+        let (one, two) = (tombstone("a"), tombstone("b"));
+        for stone in [&one, &two, &one] {
+            stones.leave(stone).unwrap();
+        }
+        let mut found = stones.read().unwrap().good;
+        found.sort_by(|a, b| a.1.key.cmp(&b.1.key));
+        assert_eq!(found.iter().map(|(_, stone)| stone).collect::<Vec<_>>(), [&one, &two]);
+        stones.remove(&found[0].0);
+        stones.remove(&found[0].0);
+        assert_eq!(stones.read().unwrap().good.len(), 1);
+        stones.remove_all().unwrap();
+        stones.remove_all().unwrap();
+        assert_eq!(stones.read().unwrap().good, []);
+    }
+
+    #[test]
+    fn what_is_no_tombstone_is_told_with_its_reason() {
+        let dir = tempdir().unwrap();
+        let stones = Tombstones::of(dir.path());
+        stones.leave(&tombstone("a")).unwrap();
+        let whole = fs::read(&stones.read().unwrap().good[0].0).unwrap();
+        let place = |name: &str| dir.path().join(DIR).join(name);
+        fs::write(place("half.json"), &whole[..whole.len() / 2]).unwrap();
+        fs::write(place("long.json"), vec![b' '; 5000]).unwrap();
+        let evil = String::from_utf8(whole).unwrap().replace("\"a\"", "\"../a\"");
+        fs::write(place("evil.json"), evil).unwrap();
+        // One that is still being written is not looked at.
+        fs::write(place("aside.4711"), "{").unwrap();
+        let Found { good, bad } = stones.read().unwrap();
+        assert_eq!((good.len(), bad.len()), (1, 3));
+    }
+}

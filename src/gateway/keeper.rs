@@ -1,0 +1,340 @@
+//! Sees that the table of rules stands: applies it, and puts it back when somebody takes it away.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+
+use super::rules::Rules;
+use super::stir::Stirs;
+
+/// How often the table is looked at where the kernel does not say what happens to it. Looking and
+/// putting it back both fit into what is left of a second.
+const LOOK: Duration = Duration::from_millis(600);
+
+/// How often it is looked at where the kernel does.
+const LOOK_ANYWAY: Duration = Duration::from_secs(60);
+
+/// The least time between two looks, however much happens.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long after a failure it is tried again: twice as long each time.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How the table is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeeperState {
+    /// Whether what is wanted stands.
+    pub stands: bool,
+    /// Why not.
+    pub trouble: Option<String>,
+    /// How often it was put back after somebody had changed or removed it.
+    pub restored: u64,
+}
+
+/// The decisions: time is an argument.
+#[derive(Debug)]
+struct Keep<R> {
+    rules: R,
+    /// Whether the kernel says what happens.
+    told: bool,
+    wanted: Option<String>,
+    /// The table as it was when it was put there; `None`: it is to be put there.
+    stood: Option<String>,
+    due: Option<Instant>,
+    looked: Option<Instant>,
+    failures: u32,
+    state: KeeperState,
+}
+
+impl<R: Rules> Keep<R> {
+    fn new(rules: R, told: bool) -> Self {
+        let state = KeeperState::default();
+        Self { rules, told, wanted: None, stood: None, due: None, looked: None, failures: 0, state }
+    }
+
+    /// Another table is wanted.
+    fn want(&mut self, body: String, now: Instant) {
+        if self.wanted.as_ref() != Some(&body) {
+            self.wanted = Some(body);
+            self.stood = None;
+            self.failures = 0;
+            self.due = Some(now);
+        }
+    }
+
+    /// Something happened to the table.
+    fn stirred(&mut self, now: Instant) {
+        let earliest = self.looked.map_or(now, |looked| now.max(looked + PAUSE));
+        // What failed waits for its time.
+        if self.failures == 0 {
+            self.due = self.due.map(|due| due.min(earliest));
+        }
+    }
+
+    /// Does what is due, and says when to come again; `None`: nothing is wanted.
+    fn turn(&mut self, now: Instant) -> Option<Instant> {
+        if self.due? > now {
+            return self.due;
+        }
+        let done = self.look();
+        self.looked = Some(now);
+        let again = match done {
+            Ok(()) => {
+                (self.failures, self.state.trouble, self.state.stands) = (0, None, true);
+                if self.told { LOOK_ANYWAY } else { LOOK }
+            }
+            Err(trouble) => {
+                if self.state.trouble.as_ref() != Some(&trouble) {
+                    tracing::error!("rules: {trouble}");
+                }
+                (self.state.trouble, self.state.stands) = (Some(trouble), false);
+                self.failures = self.failures.saturating_add(1);
+                RETRY.0.saturating_mul(1 << (self.failures - 1).min(5)).min(RETRY.1)
+            }
+        };
+        self.due = Some(now + again);
+        self.due
+    }
+
+    fn look(&mut self) -> Result<(), String> {
+        let Some(wanted) = &self.wanted else { return Ok(()) };
+        if let Some(stood) = &self.stood {
+            if self.rules.read()?.as_ref() == Some(stood) {
+                return Ok(());
+            }
+            tracing::warn!("rules: somebody has changed or removed the table, it is put back");
+        }
+        let was_there = self.stood.take().is_some();
+        self.stood = Some(self.rules.replace(wanted)?);
+        self.state.restored += u64::from(was_there);
+        Ok(())
+    }
+}
+
+/// What the thread is told.
+#[derive(Debug, Default)]
+struct Inbox {
+    wanted: Option<String>,
+    over: bool,
+    state: KeeperState,
+}
+
+/// A thread that sees to it that the table stands. The table stays when this is dropped: the pods do
+/// so as well.
+#[derive(Debug)]
+pub struct Keeper {
+    inbox: Arc<Mutex<Inbox>>,
+    wake: UnixStream,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts it, in the calling thread's network namespace. Where the kernel does not let this
+    /// process listen for changes, the table is looked at often.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor or thread left.
+    pub fn start(rules: impl Rules + 'static) -> io::Result<Self> {
+        let stirs = Stirs::open("tapestry")
+            .inspect_err(|error| tracing::debug!("rules: changes are looked for: {error}"))
+            .ok();
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let inbox = Arc::new(Mutex::new(Inbox::default()));
+        let keep = Keep::new(rules, stirs.is_some());
+        let thread = thread::Builder::new().name("rules".to_owned()).spawn({
+            let inbox = Arc::clone(&inbox);
+            move || run(keep, stirs.as_ref(), &woken, &inbox)
+        })?;
+        Ok(Self { inbox, wake, thread: Some(thread) })
+    }
+
+    /// This is what shall stand from now on. Returns at once.
+    pub fn want(&self, body: &str) {
+        self.tell(|inbox| inbox.wanted = Some(body.to_owned()));
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn state(&self) -> KeeperState {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).state.clone()
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Inbox)) {
+        what(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        // A full pipe wakes as well.
+        let _ = io::Write::write(&mut &self.wake, &[1]);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.tell(|inbox| inbox.over = true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run<R: Rules>(
+    mut keep: Keep<R>,
+    stirs: Option<&Stirs>,
+    woken: &UnixStream,
+    inbox: &Mutex<Inbox>,
+) {
+    loop {
+        let wanted = {
+            let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+            if inbox.over {
+                return;
+            }
+            inbox.wanted.take()
+        };
+        if let Some(body) = wanted {
+            keep.want(body, Instant::now());
+        }
+        if stirs.is_some_and(Stirs::take) {
+            keep.stirred(Instant::now());
+        }
+        let next = keep.turn(Instant::now());
+        inbox.lock().unwrap_or_else(PoisonError::into_inner).state = keep.state.clone();
+        wait(stirs.map(Stirs::as_fd), woken, next);
+        let mut sink = [0; 64];
+        while io::Read::read(&mut &*woken, &mut sink).is_ok_and(|length| length > 0) {}
+    }
+}
+
+/// Until something happens, or it is time.
+fn wait(stirs: Option<BorrowedFd<'_>>, woken: &UnixStream, until: Option<Instant>) {
+    let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
+    fds.extend(stirs.map(|stirs| PollFd::new(stirs, PollFlags::POLLIN)));
+    let timeout = until.map_or(PollTimeout::NONE, |until| {
+        // Rounded up, so that it is time when it ends.
+        let left = until.saturating_duration_since(Instant::now()).as_millis() + 1;
+        u16::try_from(left).map_or(PollTimeout::MAX, PollTimeout::from)
+    });
+    let _ = poll(&mut fds, timeout);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that holds one table, or refuses.
+    #[derive(Debug, Default)]
+    struct Fake {
+        table: Option<String>,
+        refuses: bool,
+        replaced: u32,
+        read: u32,
+    }
+
+    impl Rules for Fake {
+        fn replace(&mut self, body: &str) -> Result<String, String> {
+            self.replaced += 1;
+            if self.refuses {
+                return Err("nft(8) is not installed".to_owned());
+            }
+            let table = format!("normal {body}");
+            self.table = Some(table.clone());
+            Ok(table)
+        }
+
+        fn read(&mut self) -> Result<Option<String>, String> {
+            self.read += 1;
+            Ok(self.table.clone())
+        }
+    }
+
+    fn keep(told: bool) -> (Keep<Fake>, Instant) {
+        (Keep::new(Fake::default(), told), Instant::now())
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn what_is_wanted_is_applied_once_and_looked_at() {
+        let (mut keep, now) = keep(false);
+        assert_eq!(keep.turn(now), None);
+        keep.want("a".to_owned(), now);
+        let next = keep.turn(now).unwrap();
+        assert_eq!((next - now, keep.rules.replaced, keep.rules.read), (LOOK, 1, 0));
+        keep.want("a".to_owned(), now + MS);
+        assert_eq!(keep.turn(now + MS), Some(next));
+        keep.turn(next);
+        assert_eq!((keep.rules.replaced, keep.rules.read), (1, 1));
+        keep.want("b".to_owned(), next);
+        keep.turn(next);
+        assert_eq!(keep.rules.table.as_deref(), Some("normal b"));
+        assert_eq!(keep.state, KeeperState { stands: true, trouble: None, restored: 0 });
+    }
+
+    #[test]
+    fn a_table_that_is_gone_or_changed_is_back_within_a_second() {
+        for harm in [None, Some("flushed".to_owned())] {
+            let (mut keep, now) = keep(false);
+            keep.want("a".to_owned(), now);
+            let next = keep.turn(now).unwrap();
+            keep.rules.table = harm;
+            assert!(next - now < Duration::from_secs(1));
+            keep.turn(next);
+            assert_eq!(keep.rules.table.as_deref(), Some("normal a"));
+            assert_eq!(keep.state.restored, 1);
+        }
+    }
+
+    #[test]
+    fn a_word_of_the_kernel_makes_it_look_at_once_but_not_all_the_time() {
+        let (mut keep, now) = keep(true);
+        keep.want("a".to_owned(), now);
+        assert_eq!(keep.turn(now), Some(now + LOOK_ANYWAY));
+        // The word about what it did itself: it looks, and finds nothing wrong.
+        keep.stirred(now + 200 * MS);
+        keep.turn(now + 200 * MS);
+        assert_eq!((keep.rules.replaced, keep.rules.read), (1, 1));
+        keep.rules.table = None;
+        keep.stirred(now + 210 * MS);
+        let next = keep.turn(now + 210 * MS).unwrap();
+        assert_eq!(next, now + 200 * MS + PAUSE);
+        keep.turn(next);
+        assert_eq!((keep.rules.replaced, keep.state.restored), (2, 1));
+    }
+
+    #[test]
+    fn a_refusal_is_told_and_tried_again_ever_later() {
+        let (mut keep, mut now) = keep(true);
+        keep.rules.refuses = true;
+        keep.want("a".to_owned(), now);
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            let next = keep.turn(now).unwrap();
+            assert_eq!((next - now).as_secs(), seconds);
+            keep.stirred(now + MS);
+            assert_eq!(keep.turn(now + MS), Some(next), "a word does not hasten it");
+            now = next;
+        }
+        assert_eq!(keep.state.trouble.as_deref(), Some("nft(8) is not installed"));
+        assert!(!keep.state.stands);
+        keep.rules.refuses = false;
+        keep.turn(now);
+        assert_eq!(keep.state, KeeperState { stands: true, trouble: None, restored: 0 });
+    }
+
+    #[test]
+    fn the_thread_ends_with_its_owner() {
+        let keeper = Keeper::start(Fake::default()).unwrap();
+        keeper.want("a");
+        let begun = Instant::now();
+        while !keeper.state().stands {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            thread::yield_now();
+        }
+        drop(keeper);
+    }
+}

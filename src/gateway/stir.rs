@@ -1,0 +1,163 @@
+//! The kernel's own word that a table of rules was changed.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+/// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h)
+const GROUP: u32 = 7;
+
+/// NFNL_SUBSYS_NFTABLES, the upper byte of a message's type.
+const SUBSYSTEM: u16 = 10;
+
+/// `struct nlmsghdr` and, behind it, `struct nfgenmsg`.
+const HEADER: usize = 16;
+const GENERIC: usize = 4;
+
+/// The attribute with the table's name has this number in messages of every kind: of tables, chains,
+/// rules, sets, elements, objects and flow tables (NFTA_TABLE_NAME and the like).
+const NAME: u16 = 1;
+
+/// The room for one read; a message that is longer is taken for one of ours.
+const ROOM: usize = 64 * 1024;
+
+/// Tells that somebody has changed a table, by the notifications of nftables. Needs CAP_NET_ADMIN.
+#[derive(Debug)]
+pub struct Stirs {
+    socket: Socket,
+    name: Vec<u8>,
+}
+
+impl Stirs {
+    /// Tells of what happens from now on to tables of this name in the calling thread's network
+    /// namespace.
+    ///
+    /// # Errors
+    ///
+    /// EPERM without CAP_NET_ADMIN, EPROTONOSUPPORT without nftables.
+    pub fn open(name: &str) -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        socket.add_membership(GROUP)?;
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, name: name.as_bytes().to_vec() })
+    }
+
+    /// What to wait on for the next word.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Takes all that there is, and says whether any of it is about the table, or might have been:
+    /// words that were lost (ENOBUFS) might.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        let mut stirred = false;
+        let mut buffer = Vec::with_capacity(ROOM);
+        loop {
+            buffer.clear();
+            match self.socket.recv_from(&mut buffer, libc::MSG_DONTWAIT | libc::MSG_TRUNC) {
+                Ok((length, sender)) if sender.port_number() == 0 => {
+                    stirred |= length > buffer.len() || concerns(&buffer, &self.name);
+                }
+                Ok(_) => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::ENOBUFS) => stirred = true,
+                    _ => return stirred,
+                },
+            }
+        }
+    }
+}
+
+/// Whether one of the messages is about a table of this name. What cannot be read may be.
+fn concerns(datagram: &[u8], name: &[u8]) -> bool {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let Some((length, kind)) = head(rest) else { return true };
+        let Some(message) = rest.get(..length) else { return true };
+        if kind >> 8 == SUBSYSTEM && named(message, name) {
+            return true;
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
+/// Length and type of a message.
+fn head(rest: &[u8]) -> Option<(usize, u16)> {
+    let (head, _) = rest.split_first_chunk::<HEADER>()?;
+    let [a, b, c, d, e, f, ..] = *head;
+    let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
+    (length >= HEADER).then_some((length, u16::from_ne_bytes([e, f])))
+}
+
+/// Whether a message's name attribute is this one, with the zero at its end.
+fn named(message: &[u8], name: &[u8]) -> bool {
+    let mut rest = message.get(HEADER + GENERIC..).unwrap_or_default();
+    while let Some((head, _)) = rest.split_first_chunk::<4>() {
+        let [a, b, c, d] = *head;
+        let length = usize::from(u16::from_ne_bytes([a, b]));
+        let Some(value) = rest.get(4..length) else { return false };
+        if u16::from_ne_bytes([c, d]) == NAME {
+            return value.strip_suffix(&[0]).is_some_and(|value| value == name);
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut body = vec![1, 0, 0, 0];
+        for (kind, value) in attributes {
+            let length = u16::try_from(4 + value.len()).unwrap();
+            body.extend_from_slice(&length.to_ne_bytes());
+            body.extend_from_slice(&kind.to_ne_bytes());
+            body.extend_from_slice(value);
+            body.resize(body.len().next_multiple_of(4), 0);
+        }
+        let length = u32::try_from(HEADER + body.len()).unwrap();
+        let mut all = length.to_ne_bytes().to_vec();
+        all.extend_from_slice(&kind.to_ne_bytes());
+        all.resize(HEADER, 0);
+        all.extend_from_slice(&body);
+        all
+    }
+
+    #[test]
+    fn a_message_about_the_table_is_told_from_others() {
+        let (ours, theirs) = (&b"tapestry\0"[..], &b"tapestry2\0"[..]);
+        let about = |datagram: &[u8]| concerns(datagram, b"tapestry");
+        // NFT_MSG_DELRULE, NFT_MSG_DELTABLE
+        assert!(about(&message(0x0a08, &[(1, ours)])));
+        assert!(about(&message(0x0a02, &[(3, &[0; 8]), (1, ours)])));
+        assert!(!about(&message(0x0a08, &[(1, theirs)])));
+        assert!(!about(&message(0x0a08, &[(2, ours)])));
+        assert!(!about(&message(0x0108, &[(1, ours)])), "another subsystem");
+        // NFT_MSG_NEWGEN: the generation's number is attribute 1.
+        assert!(!about(&message(0x0a0f, &[(1, &[0, 0, 0, 5])])));
+        let both = [message(0x0a08, &[(1, theirs)]), message(0x0a08, &[(1, ours)])].concat();
+        assert!(about(&both));
+        assert!(!about(&[]));
+    }
+
+    #[test]
+    fn nonsense_is_taken_for_one_of_ours_and_never_a_panic() {
+        let whole = message(0x0a08, &[(1, b"tapestry\0"), (2, b"chain\0")]);
+        for end in 1..HEADER {
+            assert!(concerns(&whole[..end], b"tapestry"), "{end}");
+        }
+        for end in HEADER..whole.len() {
+            let _ = concerns(&whole[..end], b"tapestry");
+        }
+        assert!(concerns(&[0; 64], b"tapestry"));
+        assert!(concerns(&[255; 64], b"tapestry"));
+    }
+}
