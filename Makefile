@@ -81,7 +81,8 @@ install: ## the daemon, its units, account, sysctl file and example config, unde
 	  chmod 644 $(DESTDIR)$(UNITDIR)/$$unit; done
 	install -Dm644 packaging/tapestry.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapestry.conf
 	install -Dm644 packaging/99-tapestry.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/99-tapestry.conf
-	for file in tapestry.toml 99-tapestry-pods.conf networkmanager-tapestry.conf networkd-tapestry.conf 10-tapestry.network; do \
+	for file in tapestry.toml 99-tapestry-pods.conf networkmanager/tapestry.conf networkd/tapestry.conf \
+	  networkd/50-tapestry.network networkd/50-tapestry.link; do \
 	  install -Dm644 packaging/$$file $(DESTDIR)$(PREFIX)/share/doc/tapestry/$$file; done
 	for doc in *.md docs/*.md LICENSE-*; do \
 	  install -Dm644 "$$doc" $(DESTDIR)$(PREFIX)/share/doc/tapestry/"$$doc"; done

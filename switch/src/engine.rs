@@ -239,7 +239,7 @@ impl<'e> Walk<'e> {
         let frame = &ecn_applied(frame, &admitted, outer.tos, &mut head)?;
         if segment.cluster.is_some() {
             // Copies, as above.
-            let (admitted, frame) = (admitted.clone(), *frame);
+            let (admitted, frame) = (admitted, *frame);
             return self.route_from_vtep(segment, member, outer, &admitted, &frame, sink);
         }
         let lookup = self.look_up(segment, &admitted);

@@ -22,6 +22,7 @@ use tapestry::control::{Command, ControlSocket, MetricsListener, Refusal, Snapsh
 
 /// What arrived at the stand-in, in the order of arrival.
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "there are a few of them")]
 pub(crate) enum Seen {
     PortAdd(PortSpec, ObjectOrigin),
     PortDel(String),

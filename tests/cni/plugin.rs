@@ -317,7 +317,7 @@ fn another_pod_cidr_under_running_pods_keeps_them() {
     Call::of("CHECK", &after(&conf, &result), &old).run().unwrap();
     assert_eq!(address_of(&Call::of("ADD", &conf, &new).run().unwrap()), "10.244.9.2/32");
     Call::of("DEL", &conf, &old).run().unwrap();
-    assert_eq!(node.attached(), [new.id.clone()]);
+    assert_eq!(node.attached(), std::slice::from_ref(&new.id));
 }
 
 #[test]
