@@ -82,6 +82,7 @@ impl Daemon {
                 .iter()
                 .map(|alarm| format!("{}: {}", alarm.subject, alarm.message))
                 .chain(rules.map(|trouble| format!("rules: {trouble}")))
+                .chain(pods.obstacles.words())
                 .collect(),
         })
     }

@@ -11,6 +11,7 @@ mod cluster_rows;
 mod commands;
 mod lifecycle;
 mod notify;
+mod obstacles;
 mod plan;
 mod pods;
 mod ports;

@@ -222,6 +222,6 @@ fn member(node: Who) -> Node {
 pub(crate) fn nft(space: &Space, text: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("rules");
-    std::fs::write(&path, text)?;
+    std::fs::write(&path, format!("{text}\n"))?;
     space.output(&format!("nft -f {}", path.display())).map(drop)
 }

@@ -67,9 +67,9 @@ pub(crate) fn a_policy_of_drop_is_named_and_mended() -> Result<()> {
     ensure!(reaches(&lab, 0) && named(&lab, false)?.is_empty());
     nft(
         node,
-        "table inet mine { chain fwd { type filter hook forward priority 0; policy drop; } }",
+        "table inet mine { chain pass { type filter hook forward priority 0; policy drop; } }",
     )?;
-    named_and_mended(&lab, "chain inet mine fwd", 0, false)
+    named_and_mended(&lab, "chain inet mine pass", 0, false)
 }
 
 pub(crate) fn the_old_iptables_are_named_and_mended() -> Result<()> {
