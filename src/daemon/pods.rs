@@ -27,9 +27,9 @@ use crate::control::{Answer, Refusal, Reply};
 use crate::device::netlink::{self, Netlink};
 use crate::gateway::keeper::Keeper;
 use crate::gateway::mapping::{Mapping, Protocol};
-use crate::gateway::port::{gateway_port, tune};
+use crate::gateway::port::gateway_port;
 use crate::gateway::ruleset::{Ruleset, RulesetError};
-use crate::gateway::ways::{Subnet, Ways, reconcile, ways};
+use crate::gateway::ways::{Subnet, Ways, ways};
 
 /// Ticks between two looks at what stands in the way.
 const LOOK_AFTER: u64 = 60;
@@ -300,13 +300,20 @@ impl Daemon {
     /// gateway device take what comes out of it.
     fn settle_rules(&mut self) {
         let mappings = self.mappings();
+        let hands = &self.devices.hands;
+        // While the helper is away all of this waits: it is settled at each tick.
+        if hands.trouble().is_some() {
+            return;
+        }
         let Some(pods) = &mut self.pods else { return };
         let gateway = self.ports.get(pods.config.gateway.as_str()).and_then(Attachment::facts);
         let Some(gateway) = gateway else { return };
         if pods.tuned != Some(gateway.ifindex) {
-            let tuned = Netlink::open().and_then(|mut netlink| tune(&mut netlink, gateway.ifindex));
-            if let Err(error) = tuned {
+            if let Err(error) = hands.tune(gateway.ifindex) {
                 warn!(port = gateway.ifname, "settings of the gateway: {error}");
+            }
+            if hands.trouble().is_some() {
+                return;
             }
             pods.tuned = Some(gateway.ifindex);
         }
@@ -325,7 +332,7 @@ impl Daemon {
             warn!("port mapping {mapping}: another pod has this port of the node");
         }
         if pods.keeper.is_none() {
-            match Keeper::start(self.devices.hands.clone()) {
+            match Keeper::start(hands.clone()) {
                 Ok(keeper) => pods.keeper = Some(keeper),
                 Err(error) => {
                     warn!("rules: {error}");
@@ -337,9 +344,11 @@ impl Daemon {
             rules.body().clone_into(&mut pods.rules);
             keeper.want(rules.body());
         }
-        match Netlink::open().and_then(|mut netlink| reconcile(&mut netlink, &pods.ways.routes)) {
-            Ok(_) => {}
-            Err(error) => warn!("routes to other nodes: {error}"),
+        if let Err(error) = hands.reconcile(&pods.ways.routes) {
+            warn!("routes to other nodes: {error}");
+        }
+        if hands.trouble().is_some() {
+            pods.rules.clear();
         }
     }
 

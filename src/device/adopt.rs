@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Cause, DeviceError};
 use super::make::{self, Made};
-use super::netlink::Link;
+use super::netlink::{Link, Netlink};
 use super::netns::{Netns, NetnsIdentity};
 use super::offload::{self, OffloadWish};
 use super::spec::{Facts, TapSpec};
@@ -132,6 +132,15 @@ pub(super) fn check_owner(link: &Link, owner: u32) -> Result<(), Mismatch> {
     } else {
         Err(Mismatch::OtherOwner { expected: owner, found: tun.owner })
     }
+}
+
+/// Whether the device with this index is a TAP that belongs to this uid.
+///
+/// # Errors
+///
+/// [`Cause::Mismatch`] if it is not.
+pub fn check_index(netlink: &mut Netlink, ifindex: u32, owner: u32) -> Result<(), Cause> {
+    Ok(check_owner(&netlink.link_by_index(ifindex)?, owner)?)
 }
 
 /// What a TAP descriptor is attached to.

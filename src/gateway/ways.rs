@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use netlink_packet_route::route::RouteProtocol;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::model::{Node, View};
 use crate::config::{Cluster, Mode};
@@ -25,7 +26,7 @@ pub struct Subnet {
 }
 
 /// A route of the node's kernel to a share of another node, by that node's own address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Direct {
     /// The device's index.
     pub link: u32,
@@ -120,7 +121,7 @@ fn hop(node: &Node, net: IpNet, subnets: &[Subnet]) -> Option<(u32, IpAddr)> {
 }
 
 /// What was done to the kernel's routes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reconciled {
     /// Added.
     pub added: Vec<Direct>,

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::sys::stat::{SFlag, fstat, major, minor};
 
 use super::rules;
-use super::wire::{DEVICE_MAX, PATHS_MAX, Request};
+use super::wire::{DEVICE_MAX, PATHS_MAX, ROUTES_MAX, Request};
 use crate::device::spec::{NetnsRef, TapSpec, is_valid_ifname};
 
 /// The longest ring of a device, in units: the kernel allocates it for each queue.
@@ -28,7 +28,8 @@ pub(super) fn admit(
     owner: u32,
 ) -> Result<(), String> {
     // What is looked for in a list is looked for in all of it: that is how long a verb may take.
-    if size > DEVICE_MAX && !matches!(request, Request::ReplaceRules { .. }) {
+    let long = matches!(request, Request::ReplaceRules { .. } | Request::Routes { .. });
+    if size > DEVICE_MAX && !long {
         return Err(format!("{size} bytes, and {DEVICE_MAX} at most"));
     }
     if !rights.is_empty() && !matches!(request, Request::Adopt { .. }) {
@@ -63,7 +64,16 @@ pub(super) fn admit(
         }
         Request::Look { paths } if paths.len() > PATHS_MAX => Err("too many paths".to_owned()),
         Request::Look { paths } => paths.iter().try_for_each(|path| admit_path(path)),
+        Request::Routes { routes } if routes.len() > ROUTES_MAX => {
+            Err(format!("more than {ROUTES_MAX} routes"))
+        }
+        // To a share of a node; where everything goes is somebody else's business.
+        Request::Routes { routes } if routes.iter().any(|one| one.route.to.prefix_len() == 0) => {
+            Err("a default route".to_owned())
+        }
         Request::ReplaceRules { body } => rules::admit(body),
+        // Whose device it is, the kernel says.
+        Request::Tune { ifindex: _ } | Request::Routes { routes: _ } => Ok(()),
         Request::ReadRules | Request::RemoveRules => Ok(()),
     }
 }
@@ -115,8 +125,10 @@ mod tests {
 
     use super::*;
     use crate::device::adopt::Expectation;
+    use crate::device::netlink::Route;
     use crate::device::offload::OffloadWish;
     use crate::device::spec::Standing;
+    use crate::gateway::ways::Direct;
 
     const OWNER: u32 = 1000;
 
@@ -132,6 +144,11 @@ mod tests {
     fn expect(owner: u32) -> Expectation {
         let mac = "02:00:00:00:0a:01".parse().unwrap();
         Expectation { mac, owner, netns: None, ifindex: None }
+    }
+
+    fn way(to: &str) -> Direct {
+        let via = Some([192, 0, 2, 2].into());
+        Direct { link: 2, route: Route::new(to.parse().unwrap(), via) }
     }
 
     fn make(change: impl FnOnce(&mut TapSpec)) -> Request {
@@ -159,6 +176,8 @@ mod tests {
             Request::ReplaceRules { body: "chain a { }".to_owned() },
             Request::ReadRules,
             Request::RemoveRules,
+            Request::Tune { ifindex: 7 },
+            Request::Routes { routes: vec![way("10.42.1.0/24"); ROUTES_MAX] },
         ] {
             assert_eq!(admit(&request, DEVICE_MAX, &[], OWNER), Ok(()), "{request:?}");
         }
@@ -188,6 +207,8 @@ mod tests {
             Request::Look { paths: vec![PathBuf::from("relative")] },
             Request::Look { paths: vec![PathBuf::from("/a"); PATHS_MAX + 1] },
             Request::ReplaceRules { body: "} table inet other {".to_owned() },
+            Request::Routes { routes: vec![way("10.42.1.0/24"), way("0.0.0.0/0")] },
+            Request::Routes { routes: vec![way("10.42.1.0/24"); ROUTES_MAX + 1] },
             Request::Hello {
                 version: 1,
                 netns: crate::device::netns::NetnsIdentity { dev: 1, ino: 1 },

@@ -13,9 +13,12 @@ use crate::device::adopt::{self, Expectation};
 use crate::device::error::{Cause, DeviceError, Told};
 use crate::device::make::{self, Made, Removal};
 use crate::device::many;
+use crate::device::netlink::{Netlink, NetlinkError};
 use crate::device::netns::{self, NetnsIdentity};
 use crate::device::offload::OffloadWish;
 use crate::device::spec::{Facts, NetnsRef, Standing, TapSpec};
+use crate::gateway::port::tune;
+use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
 /// Who does what needs CAP_NET_ADMIN or CAP_SYS_ADMIN.
 #[derive(Clone, Debug)]
@@ -125,6 +128,38 @@ impl Hands {
         }
     }
 
+    /// As [`tune`], of a device in the own network namespace.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel or the helper says; also when the device is none of the daemon's.
+    pub fn tune(&self, ifindex: u32) -> Result<(), VerbError> {
+        if matches!(self.0, Whose::Own) {
+            return Ok(tune(&mut Netlink::open()?, ifindex)?);
+        }
+        match self.hand().ask(&Request::Tune { ifindex }, &[]) {
+            Ok((Reply::Tuned, _)) => Ok(()),
+            Ok((reply, _)) => Err(VerbError(unexpected(reply))),
+            Err(error) => Err(VerbError(self.named(&error))),
+        }
+    }
+
+    /// As [`reconcile`], in the own network namespace.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel or the helper says; what could be done besides is done.
+    pub fn reconcile(&self, routes: &[Direct]) -> Result<Reconciled, VerbError> {
+        if matches!(self.0, Whose::Own) {
+            return Ok(reconcile(&mut Netlink::open()?, routes)?);
+        }
+        match self.hand().ask(&Request::Routes { routes: routes.to_owned() }, &[]) {
+            Ok((Reply::Routes(done), _)) => Ok(done),
+            Ok((reply, _)) => Err(VerbError(unexpected(reply))),
+            Err(error) => Err(VerbError(self.named(&error))),
+        }
+    }
+
     fn rules(&self, request: &Request) -> Result<Option<String>, RulesError> {
         match self.hand().ask(request, &[]) {
             Ok((Reply::Rules(table), _)) => Ok(table),
@@ -164,6 +199,17 @@ impl Hands {
     fn named(&self, error: &Unanswered) -> String {
         let path = self.helper().unwrap_or(Path::new(""));
         format!("the helper at {}: {error}", path.display())
+    }
+}
+
+/// Why the kernel's settings are not what they were to be, in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct VerbError(String);
+
+impl From<NetlinkError> for VerbError {
+    fn from(error: NetlinkError) -> Self {
+        Self(error.to_string())
     }
 }
 

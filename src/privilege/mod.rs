@@ -15,7 +15,7 @@ mod rules;
 mod serve;
 mod wire;
 
-pub use hands::{Hand, Hands};
+pub use hands::{Hand, Hands, VerbError};
 pub use rules::{RulesError, TABLE};
 
 /// The bit of CAP_NET_ADMIN in a capability set (linux/capability.h).

@@ -12,9 +12,12 @@ use super::channel::{self, Message, NoMessage};
 use super::wire::{LIMIT, Reply, Request, VERSION};
 use super::{check, rules};
 use crate::device::adopt;
-use crate::device::error::DeviceError;
+use crate::device::error::{Cause, DeviceError};
 use crate::device::make::{self, Made};
+use crate::device::netlink::Netlink;
 use crate::device::netns::{self, Netns, NetnsIdentity};
+use crate::gateway::port::tune;
+use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
 /// How long the rest of a message may stay out, and an answer be left unread.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -162,6 +165,10 @@ impl Connection {
                 let look = |path: &PathBuf| netns::identity_of(path).map_err(|e| e.to_string());
                 Ok(Reply::Seen(paths.iter().map(look).collect()))
             }
+            Request::Tune { ifindex } => {
+                Ok(kernel(tune_own(ifindex, self.owner), |()| Reply::Tuned))
+            }
+            Request::Routes { routes } => Ok(kernel(reconcile_all(&routes), Reply::Routes)),
             Request::ReplaceRules { body } => Ok(told(rules::replace(&body).map(Some))),
             Request::ReadRules => Ok(told(rules::read())),
             Request::RemoveRules => Ok(told(rules::remove().map(|()| None))),
@@ -218,6 +225,20 @@ impl Connection {
     }
 }
 
+fn kernel<T>(done: Result<T, Cause>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    done.map_or_else(|error| Reply::Refused(error.to_string()), reply)
+}
+
+fn tune_own(ifindex: u32, owner: u32) -> Result<(), Cause> {
+    let mut netlink = Netlink::open()?;
+    adopt::check_index(&mut netlink, ifindex, owner)?;
+    Ok(tune(&mut netlink, ifindex)?)
+}
+
+fn reconcile_all(routes: &[Direct]) -> Result<Reconciled, Cause> {
+    Ok(reconcile(&mut Netlink::open()?, routes)?)
+}
+
 fn told(table: Result<Option<String>, rules::RulesError>) -> Reply {
     match table {
         Ok(table) => Reply::Rules(table),
@@ -235,6 +256,8 @@ fn place(request: &Request) -> Option<PathBuf> {
         Request::Hello { .. }
         | Request::Adopt { .. }
         | Request::Look { .. }
+        | Request::Tune { .. }
+        | Request::Routes { .. }
         | Request::ReplaceRules { .. }
         | Request::ReadRules
         | Request::RemoveRules => None,

@@ -12,6 +12,7 @@ use crate::device::make::Removal;
 use crate::device::netns::NetnsIdentity;
 use crate::device::offload::OffloadWish;
 use crate::device::spec::{Facts, MAX_QUEUES, NetnsRef, Standing, TapSpec};
+use crate::gateway::ways::{Direct, Reconciled};
 
 /// The version of this language: both ends speak the same one, or not at all.
 pub(super) const VERSION: u32 = 1;
@@ -25,6 +26,9 @@ pub(super) const DEVICE_MAX: usize = 256 << 10;
 
 /// The most paths in one [`Request::Look`].
 pub(super) const PATHS_MAX: usize = 256;
+
+/// The most routes to other nodes: two for each of some thousands.
+pub(super) const ROUTES_MAX: usize = 16_384;
 
 /// One verb.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +84,16 @@ pub(super) enum Request {
         /// Up to [`PATHS_MAX`].
         paths: Vec<PathBuf>,
     },
+    /// [`tune`](crate::gateway::port::tune), in the helper's own namespace.
+    Tune {
+        /// The device's index.
+        ifindex: u32,
+    },
+    /// [`reconcile`](crate::gateway::ways::reconcile), in the helper's own namespace.
+    Routes {
+        /// All of them, up to [`ROUTES_MAX`].
+        routes: Vec<Direct>,
+    },
     /// Replaces the one table of rules.
     ReplaceRules {
         /// What is between the table's braces.
@@ -105,6 +119,10 @@ pub(super) enum Reply {
     Removal(Removal),
     /// To [`Request::Look`], in the order of the paths; an error is in words.
     Seen(Vec<Result<Option<NetnsIdentity>, String>>),
+    /// To [`Request::Tune`].
+    Tuned,
+    /// To [`Request::Routes`].
+    Routes(Reconciled),
     /// To those about rules: the table that now stands, if it does.
     Rules(Option<String>),
     /// The device's verb failed.

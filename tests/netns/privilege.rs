@@ -23,10 +23,11 @@ use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tapestry::device::adopt::Expectation;
 use tapestry::device::make;
-use tapestry::device::netlink::LinkChange;
+use tapestry::device::netlink::{LinkChange, Route};
 use tapestry::device::netns::Netns;
 use tapestry::device::offload::OffloadWish;
 use tapestry::device::spec::{NetnsRef, TapSpec};
+use tapestry::gateway::ways::Direct;
 use tapestry::privilege::Hands;
 use tempfile::TempDir;
 
@@ -683,6 +684,34 @@ pub(crate) fn every_verb_is_the_same_by_the_helper() -> Result<()> {
         ensure!(refused.mismatch().is_some(), "{refused}");
         Ok(())
     })??;
+
+    // The gateway's settings, of the daemon's own devices alone; and routes to other nodes.
+    let node = &helper.space;
+    let gateway = TapSpec { netns: None, ifname: "gw9".to_owned(), ..tap_spec("") };
+    let roots = TapSpec { owner: 0, ifname: "tap9".to_owned(), ..gateway.clone() };
+    let roots = node.run(|| make::make(&roots))??;
+    let under = node.link("under0")?.index;
+    let way = |to: &str| -> Result<Direct> {
+        let via = Some("192.0.2.2".parse()?);
+        Ok(Direct { link: under, route: Route::new(to.parse()?, via) })
+    };
+    node.run(|| -> Result<()> {
+        let made = hands.hand().make(&gateway)?;
+        hands.tune(made.facts.ifindex)?;
+        let error = hands.tune(roots.facts.ifindex).unwrap_err().to_string();
+        ensure!(error.contains("belongs to uid 0"), "{error}");
+        let done = hands.reconcile(&[way("10.42.1.0/24")?, way("10.42.2.0/24")?])?;
+        ensure!(done.added.len() == 2, "{done:?}");
+        let done = hands.reconcile(&[way("10.42.2.0/24")?])?;
+        ensure!(done.removed == [way("10.42.1.0/24")?] && done.added.is_empty(), "{done:?}");
+        ensure!(hands.reconcile(&[way("0.0.0.0/0")?]).is_err());
+        Ok(())
+    })??;
+    let conf =
+        node.output("sysctl -n net.ipv4.conf.gw9.rp_filter net.ipv4.conf.tap9.route_localnet")?;
+    ensure!(conf.split_whitespace().eq(["2", "0"]), "{conf}");
+    let routes = node.output("ip route show dev under0")?;
+    ensure!(routes.contains("10.42.2.0/24") && !routes.contains("10.42.1.0/24"), "{routes}");
 
     let nft = |line: &str| helper.space.output(&format!("nft {line}"));
     nft("add table inet other")?;
