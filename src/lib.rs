@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod device;
+pub mod durable;
 pub mod gateway;
 pub mod io;
 pub mod privilege;

@@ -14,11 +14,12 @@ use super::pool::{Pool, PoolError};
 use super::protocol::{
     Answer, Expected, LIST_PAGE, Listed, Refused, RefusedKind, Request, Reserve, Reserved,
 };
-use super::tombstone::{Tombstone, unix_ms};
+use super::tombstone::Tombstone;
 use super::{Ipam, Key, Pod};
 use crate::config::{Name, PortSpec, RouteSpec, derived_mac};
 use crate::device::netns::NetnsIdentity;
 use crate::device::offload::OffloadWish;
+use crate::durable::unix_ms;
 
 /// A connection to the socket, for as long as it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,14 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::sys::stat::{Mode, fchmod};
-use socket2::{Domain, SockAddr, Socket, Type};
+use nix::sys::stat::Mode;
+use socket2::Type;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -19,9 +18,7 @@ use super::book::Ticket;
 use super::protocol::{Answer, Refused, RefusedKind, Request, decode, encode};
 use super::wire::{self, Message};
 use crate::control::{Command, Handle};
-
-/// How many may stand in line to be served.
-const BACKLOG: i32 = 1024;
+use crate::io::listening::Listening;
 
 /// How many are served at once.
 const CONNECTIONS: usize = 256;
@@ -51,35 +48,16 @@ pub enum Ask {
 
 /// A bound socket. Its file is removed with it.
 #[derive(Debug)]
-pub struct Server {
-    listener: Socket,
-    path: PathBuf,
-    /// Device and inode, so that only our own file is removed.
-    identity: (u64, u64),
-}
+pub struct Server(Listening);
 
 impl Server {
-    /// Binds the socket at `path` with mode 0600, making its directory (0755) where there is none. A
-    /// socket that nobody answers on is replaced.
+    /// Binds the socket at `path` with mode 0600; see [`Listening::bind`].
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::AddrInUse`] when a daemon answers on it, [`io::ErrorKind::AlreadyExists`] when
-    /// something other than a socket is there, and whatever the system says.
+    /// As there.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-        }
-        let address = SockAddr::unix(path)?;
-        clear(path, &address)?;
-        let listener = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-        // The file gets the socket's own mode: there is no moment in which others may connect.
-        fchmod(&listener, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        listener.bind(&address)?;
-        listener.listen(BACKLOG)?;
-        listener.set_nonblocking(true)?;
-        let meta = std::fs::symlink_metadata(path)?;
-        Ok(Self { listener, path: path.to_owned(), identity: (meta.dev(), meta.ino()) })
+        Listening::bind(path, Type::SEQPACKET, Mode::S_IRUSR | Mode::S_IWUSR).map(Self)
     }
 
     /// Serves connections until `stop` is ready.
@@ -90,8 +68,7 @@ impl Server {
     /// that client's connection.
     pub async fn serve(self, handle: Handle, stop: impl Future<Output = ()>) -> io::Result<()> {
         // Readiness is the same for every kind of socket; tokio has no type for this one.
-        let listener: OwnedFd = self.listener.try_clone()?.into();
-        let listener = UnixListener::from_std(listener.into())?;
+        let listener = UnixListener::from_std(self.0.descriptor()?.into())?;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut next = 0;
         tokio::pin!(stop);
@@ -113,41 +90,6 @@ impl Server {
                 tokio::spawn(one(socket, Ticket(next), handle.clone(), place));
             }
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let meta = std::fs::symlink_metadata(&self.path);
-        if meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Removes a socket that nobody answers on.
-fn clear(path: &Path, address: &SockAddr) -> io::Result<()> {
-    let meta = match std::fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let told = |kind, what: &str| Err(io::Error::new(kind, format!("{} {what}", path.display())));
-    if !meta.file_type().is_socket() {
-        return told(io::ErrorKind::AlreadyExists, "is there, and is no socket");
-    }
-    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    socket.set_nonblocking(true)?;
-    match socket.connect(address) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
-        // Answered, or with a full backlog.
-        Ok(()) => told(io::ErrorKind::AddrInUse, "is in use: a daemon answers on it"),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            told(io::ErrorKind::AddrInUse, "is in use: a daemon is busy on it")
-        }
-        Err(error) => Err(error),
     }
 }
 

@@ -1,15 +1,15 @@
 //! What is to be gone, and could not be said because no daemon was there to hear it: a file for each,
 //! which the daemon consumes when it starts, and while it runs.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::Key;
+use crate::durable::{self, unix_ms};
 
 /// The directory within the state directory.
 const DIR: &str = "tombstones";
@@ -68,12 +68,9 @@ impl Tombstones {
         let stem = tombstone.key.file_stem();
         let path = self.dir.join(format!("{stem}.{SUFFIX}"));
         let aside = self.dir.join(format!("{stem}.{}", std::process::id()));
-        let written = write(&aside, tombstone).and_then(|()| fs::rename(&aside, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        written?;
-        File::open(&self.dir)?.sync_all()
+        let text = serde_json::to_vec(tombstone)?;
+        durable::replace_by(&aside, &path, &text, 0o600)
+            .map_err(|error| io::Error::new(error.source.kind(), error))
     }
 
     /// All that were left, with their files.
@@ -119,29 +116,11 @@ impl Tombstones {
     }
 }
 
-fn write(path: &Path, tombstone: &Tombstone) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(&serde_json::to_vec(tombstone)?)?;
-    file.sync_all()
-}
-
 fn read(path: &Path) -> Result<Tombstone, String> {
-    let mut text = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(MAX_LEN + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > MAX_LEN {
-        return Err(format!("longer than {MAX_LEN} bytes"));
-    }
+    let text = durable::read(path, MAX_LEN)?.ok_or("it is gone")?;
     let tombstone: Tombstone = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     tombstone.key.check().map_err(|error| error.to_string())?;
     Ok(tombstone)
-}
-
-/// Now, in milliseconds since the Unix epoch.
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Tombstone {

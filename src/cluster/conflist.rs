@@ -3,11 +3,9 @@
 //! A kubelet calls its node Ready once there is such a file. So it is written last, when the
 //! network works, and whole: no runtime ever reads half of one.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::durable::{self, FileError};
 use serde_json::json;
 
 /// The plugin's name in the runtime's directory of plugins.
@@ -26,18 +24,6 @@ pub struct Conflist {
     pub name: String,
     /// Whether pods' traffic to the outside gets the node's address.
     pub masquerade: bool,
-}
-
-/// The file cannot be kept.
-#[derive(Debug, thiserror::Error)]
-#[error("CNI configuration {}: {step}: {source}", path.display())]
-pub struct ConflistError {
-    /// The file.
-    pub path: PathBuf,
-    /// What was tried.
-    pub step: &'static str,
-    /// Why it failed.
-    pub source: io::Error,
 }
 
 impl Conflist {
@@ -65,18 +51,12 @@ impl Conflist {
     /// # Errors
     ///
     /// If that fails; what was there is then still there.
-    pub fn put(&self, path: &Path) -> Result<bool, ConflistError> {
+    pub fn put(&self, path: &Path) -> Result<bool, FileError> {
         let text = self.text();
         if stands(path).is_some_and(|standing| standing == text.as_bytes()) {
             return Ok(false);
         }
-        let aside = aside(path);
-        let written = write(path, &aside, text.as_bytes());
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        let fail = |(step, source)| ConflistError { path: path.to_owned(), step, source };
-        written.map(|()| true).map_err(fail)
+        durable::replace(path, text.as_bytes(), 0o644).map(|()| true)
     }
 }
 
@@ -86,16 +66,12 @@ impl Conflist {
 /// # Errors
 ///
 /// If it cannot be removed.
-pub fn remove(path: &Path) -> Result<bool, ConflistError> {
-    let _ = fs::remove_file(aside(path));
+pub fn remove(path: &Path) -> Result<bool, FileError> {
+    durable::remove(&durable::beside(path, "tmp"))?;
     if !stands(path).is_some_and(|standing| is_ours(&standing)) {
         return Ok(false);
     }
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(ConflistError { path: path.to_owned(), step: "remove", source }),
-    }
+    durable::remove(path)
 }
 
 /// Whether a list begins with our plugin.
@@ -104,43 +80,20 @@ fn is_ours(text: &[u8]) -> bool {
     list.pointer("/plugins/0/type").and_then(serde_json::Value::as_str) == Some(PLUGIN)
 }
 
+/// What is there, if it may be one of ours.
 fn stands(path: &Path) -> Option<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(MAX_LEN + 1).read_to_end(&mut text).ok()?;
-    (text.len() as u64 <= MAX_LEN).then_some(text)
-}
-
-/// In the same directory, since only then it can be renamed; with an ending that no runtime reads.
-fn aside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.tmp"))
-}
-
-fn write(path: &Path, aside: &Path, text: &[u8]) -> Result<(), (&'static str, io::Error)> {
-    let step = |step| move |error: io::Error| (step, error);
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(dir).map_err(step("create its directory"))?;
-    // What an earlier process left half-written is not followed if it has become a link.
-    let _ = fs::remove_file(aside);
-    let mut options = OpenOptions::new();
-    let mut file =
-        options.write(true).create_new(true).mode(0o644).open(aside).map_err(step("create"))?;
-    file.write_all(text).map_err(step("write"))?;
-    // Whatever the umask: runtimes need not be root.
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.set_permissions(readable).map_err(step("make it readable"))?;
-    file.sync_all().map_err(step("flush"))?;
-    fs::rename(aside, path).map_err(step("rename"))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(step("flush its directory"))
+    durable::read(path, MAX_LEN).ok().flatten()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::durable::beside;
 
     fn pods() -> Conflist {
         Conflist { name: "pods".into(), masquerade: true }
@@ -184,10 +137,10 @@ mod tests {
         let path = dir.path().join("10-tapestry.conflist");
         let victim = dir.path().join("victim");
         fs::write(&victim, "stays").unwrap();
-        std::os::unix::fs::symlink(&victim, aside(&path)).unwrap();
+        std::os::unix::fs::symlink(&victim, beside(&path, "tmp")).unwrap();
         assert!(pods().put(&path).unwrap());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "stays");
-        fs::write(aside(&path), "half").unwrap();
+        fs::write(beside(&path, "tmp"), "half").unwrap();
         assert!(remove(&path).unwrap());
         assert_eq!(names(dir.path()), ["victim"]);
     }

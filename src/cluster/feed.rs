@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,11 +16,12 @@ use crate::config::{Cluster, StaticNode, Store};
 
 #[cfg(feature = "kubernetes")]
 use super::kubernetes;
-use super::last_good::{LastGood, LastGoodError};
+use super::last_good::LastGood;
 use super::membership::{Membership, Memory, Moment};
 use super::model::{StoreState, View};
 use super::store::{Link, Order, Own, Release, Update};
 use super::{etcd, fixed, identity};
+use crate::durable::{self, FileError};
 
 /// Views are at least this far apart, so that a thousand changes at once are a few views.
 const VIEWS_APART: Duration = Duration::from_millis(100);
@@ -84,7 +85,7 @@ pub enum StartError {
     },
     /// What is on disk is neither of use nor can it be put aside.
     #[error(transparent)]
-    LastGood(#[from] LastGoodError),
+    LastGood(#[from] FileError),
     /// This build lacks the store.
     #[error("this build of tapestry has no store \"{0}\"")]
     NoStore(&'static str),
@@ -151,9 +152,7 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
 }
 
 fn moment(epoch: Instant) -> Moment {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-    Moment { elapsed: epoch.elapsed(), unix_ms }
+    Moment { elapsed: epoch.elapsed(), unix_ms: durable::unix_ms() }
 }
 
 impl Feed {
@@ -293,7 +292,7 @@ struct Task {
     view_due: Option<Instant>,
     /// Since when there is something that is not on disk.
     unsaved: Option<Instant>,
-    saving: Option<JoinHandle<Result<(), LastGoodError>>>,
+    saving: Option<JoinHandle<Result<(), FileError>>>,
     relist_due: Option<Instant>,
     unpublished: bool,
 }
@@ -403,7 +402,7 @@ impl Task {
     }
 
     /// The disk may be slow: it is written by another thread.
-    fn save_beside(&self, memory: Memory) -> JoinHandle<Result<(), LastGoodError>> {
+    fn save_beside(&self, memory: Memory) -> JoinHandle<Result<(), FileError>> {
         let last_good = self.last_good.clone();
         tokio::task::spawn_blocking(move || last_good.save(memory))
     }
@@ -461,9 +460,7 @@ impl Task {
 }
 
 /// What came of a write, once it is over; never, if there is none.
-async fn finished(
-    saving: &mut Option<JoinHandle<Result<(), LastGoodError>>>,
-) -> Result<(), String> {
+async fn finished(saving: &mut Option<JoinHandle<Result<(), FileError>>>) -> Result<(), String> {
     match saving {
         Some(task) => match task.await {
             Ok(saved) => saved.map_err(|error| error.to_string()),

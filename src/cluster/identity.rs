@@ -1,9 +1,10 @@
 //! The identity of this machine: made up once, kept in the state directory.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
+
+use crate::durable;
 
 /// The file in the state directory.
 pub const FILE: &str = "node-id";
@@ -29,16 +30,9 @@ pub fn load_or_create(dir: &Path) -> io::Result<String> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Err(_) => {}
     }
-    fs::create_dir_all(dir)?;
     let uuid = random()?;
-    let aside = dir.join("node-id.tmp");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&aside)?;
-    file.write_all(format!("{uuid}\n").as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&aside, &path)?;
-    File::open(dir)?.sync_all()?;
+    durable::replace(&path, format!("{uuid}\n").as_bytes(), 0o600)
+        .map_err(|error| io::Error::new(error.source.kind(), error))?;
     Ok(uuid)
 }
 

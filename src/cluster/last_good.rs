@@ -1,9 +1,6 @@
 //! The cluster as it was last known, on disk: what a node forwards by when it starts and the store
 //! cannot be asked.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -14,6 +11,7 @@ use crate::config::{Cluster, Store};
 use super::membership::Memory;
 use super::model::{Exception, Node};
 use super::store::Own;
+use crate::durable::{self, FileError, PutAside};
 
 /// The file in the state directory.
 pub const FILE: &str = "cluster.json";
@@ -55,27 +53,6 @@ struct Keyed {
     node: Node,
 }
 
-/// The state cannot be kept.
-#[derive(Debug, thiserror::Error)]
-#[error("last good state of the cluster {}: {step}: {source}", path.display())]
-pub struct LastGoodError {
-    /// The file.
-    pub path: PathBuf,
-    /// What was tried.
-    pub step: &'static str,
-    /// Why it failed.
-    pub source: io::Error,
-}
-
-/// A file that is of no use was put aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PutAside {
-    /// Where it is now.
-    pub path: PathBuf,
-    /// What was wrong with it.
-    pub reason: String,
-}
-
 impl LastGood {
     /// The place of the state of this node in this cluster, in a state directory.
     #[must_use]
@@ -101,30 +78,16 @@ impl LastGood {
     /// # Errors
     ///
     /// If a useless file cannot be put aside.
-    pub fn load(&self) -> Result<(Option<Memory>, Option<PutAside>), LastGoodError> {
+    pub fn load(&self) -> Result<(Option<Memory>, Option<PutAside>), FileError> {
         let path = self.dir.join(FILE);
         match self.read(&path) {
             Ok(memory) => Ok((memory, None)),
-            Err(reason) => {
-                let bad = path.with_extension("json.bad");
-                let renamed = fs::rename(&path, &bad);
-                renamed.map_err(|source| LastGoodError { path, step: "put aside", source })?;
-                Ok((None, Some(PutAside { path: bad, reason })))
-            }
+            Err(reason) => Ok((None, Some(durable::put_aside(&path, reason)?))),
         }
     }
 
     fn read(&self, path: &Path) -> Result<Option<Memory>, String> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.to_string()),
-        };
-        let mut text = Vec::new();
-        file.take(MAX_LEN + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
-        if text.len() as u64 > MAX_LEN {
-            return Err(format!("larger than {MAX_LEN} bytes"));
-        }
+        let Some(text) = durable::read(path, MAX_LEN)? else { return Ok(None) };
         let content: Content = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
         if content.version != VERSION {
             return Err(format!("version {}, not {VERSION}", content.version));
@@ -145,23 +108,8 @@ impl LastGood {
     /// # Errors
     ///
     /// If it cannot be written; what was there before stays.
-    pub fn save(&self, memory: Memory) -> Result<(), LastGoodError> {
+    pub fn save(&self, memory: Memory) -> Result<(), FileError> {
         let path = self.dir.join(FILE);
-        let aside = self.dir.join("cluster.json.tmp");
-        let written = self.write(memory, &path, &aside);
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        written.map_err(|(step, source)| LastGoodError { path, step, source })
-    }
-
-    fn write(
-        &self,
-        memory: Memory,
-        path: &Path,
-        aside: &Path,
-    ) -> Result<(), (&'static str, io::Error)> {
-        let step = |step| move |error: io::Error| (step, error);
         let generations = memory.generations.into_iter();
         let content = Content {
             version: VERSION,
@@ -173,15 +121,10 @@ impl LastGood {
                 .map(|(net, generation)| Exception { net, generation })
                 .collect(),
         };
-        let text = serde_json::to_vec(&content).map_err(|error| ("encode", error.into()))?;
-        fs::create_dir_all(&self.dir).map_err(step("create its directory"))?;
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(aside).map_err(step("create"))?;
-        file.write_all(&text).map_err(step("write"))?;
-        file.sync_all().map_err(step("flush"))?;
-        fs::rename(aside, path).map_err(step("rename"))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(step("flush its directory"))
+        match serde_json::to_vec(&content) {
+            Ok(text) => durable::replace(&path, &text, 0o600),
+            Err(error) => Err(FileError { path, step: "encode", source: error.into() }),
+        }
     }
 
     /// Forgets what was kept.
@@ -189,11 +132,8 @@ impl LastGood {
     /// # Errors
     ///
     /// If it cannot be removed.
-    pub fn remove(dir: &Path) -> io::Result<()> {
-        match fs::remove_file(dir.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    pub fn remove(dir: &Path) -> Result<(), FileError> {
+        durable::remove(&dir.join(FILE)).map(drop)
     }
 }
 

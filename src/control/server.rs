@@ -2,9 +2,7 @@
 
 use core::time::Duration;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,14 +10,16 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::stat::Mode;
+use socket2::Type;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Handle;
 use super::routes::router;
+use crate::io::listening::Listening;
 
-/// Who may connect: the owner and the group.
-const MODE: u32 = 0o660;
 /// How many connections are served at once; who comes on top is hung up on.
 const CONNECTIONS: usize = 128;
 /// How long a client may take to send the head of its (next) request.
@@ -29,30 +29,17 @@ const LIFETIME: Duration = Duration::from_secs(300);
 
 /// A bound control socket. Its file is removed with it.
 #[derive(Debug)]
-pub struct ControlSocket {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode, so that only our own file is removed.
-    identity: (u64, u64),
-}
+pub struct ControlSocket(Listening);
 
 impl ControlSocket {
-    /// Binds the socket at `path`, making its directory (0755) where there is none, with mode
-    /// 0660. A socket that nobody answers on is replaced.
+    /// Binds the socket at `path` with mode 0660; see [`Listening::bind`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::AddrInUse`] when a daemon answers on it, [`io::ErrorKind::AlreadyExists`]
-    /// when something other than a socket is there, and whatever the system says.
+    /// As there.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-        }
-        clear(path)?;
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
-        listener.set_nonblocking(true)?;
-        let meta = std::fs::symlink_metadata(path)?;
-        Ok(Self { listener, path: path.to_owned(), identity: (meta.dev(), meta.ino()) })
+        let owner = Mode::S_IRUSR | Mode::S_IWUSR;
+        // Members of the group are operators.
+        Listening::bind(path, Type::STREAM, owner | Mode::S_IRGRP | Mode::S_IWGRP).map(Self)
     }
 
     /// Serves requests until `stop` is ready.
@@ -61,38 +48,9 @@ impl ControlSocket {
     /// When the socket cannot be handed to the runtime. What goes wrong with one client ends
     /// only that client's connection.
     pub async fn serve(self, handle: Handle, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let listener = tokio::net::UnixListener::from_std(self.listener.try_clone()?)?;
+        let listener = UnixListener::from_std(self.0.descriptor()?.into())?;
         serve_until(listener, router(handle), stop).await;
         Ok(())
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        let meta = std::fs::symlink_metadata(&self.path);
-        if meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Removes a socket that nobody answers on.
-fn clear(path: &Path) -> io::Result<()> {
-    let meta = match std::fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let told = |kind, what: &str| Err(io::Error::new(kind, format!("{} {what}", path.display())));
-    if !meta.file_type().is_socket() {
-        return told(io::ErrorKind::AlreadyExists, "is there, and is no socket");
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => told(io::ErrorKind::AddrInUse, "is in use: a daemon answers on it"),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
-        Err(error) => Err(error),
     }
 }
 

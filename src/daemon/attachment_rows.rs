@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use tracing::info;
 
-use super::clock::unix_ms;
 use super::state::Daemon;
 use crate::attach::{AddressRow, AddressState, Book, Host, Key, PodRow};
 use crate::config::Role;
 use crate::control::cluster::{self, GcReport, GcScope, IpRow, IpState};
 use crate::control::model::Done;
 use crate::control::{Answer, Refusal};
+use crate::durable::unix_ms;
 
 impl Daemon {
     /// Every attachment, by network and container.

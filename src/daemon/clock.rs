@@ -1,6 +1,6 @@
 //! The daemon's one clock: milliseconds since it started, never backwards, never set.
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use fdb::Tick;
 
@@ -34,10 +34,4 @@ impl Clock {
     pub const fn tick_of(nanos: u64) -> Tick {
         Tick(nanos / 1_000_000)
     }
-}
-
-/// Milliseconds since the Unix epoch: for what outlives the daemon, or comes from elsewhere.
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

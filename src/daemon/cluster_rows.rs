@@ -1,12 +1,12 @@
 //! What the daemon says of the cluster: the rows of the control socket.
 
-use super::clock::unix_ms;
 use super::pods::Pods;
 use super::state::Daemon;
 use crate::cluster::model::Node;
 use crate::config::Store;
 use crate::control::cluster::{ClusterStatus, ExceptionRow, NodeRow, Reached};
 use crate::control::{Answer, Refusal};
+use crate::durable::unix_ms;
 
 impl Daemon {
     /// The pod network, or why there is none.

@@ -10,9 +10,10 @@ use crate::config::Port;
 use crate::control::model::ObjectOrigin;
 use crate::device::adopt::{Expectation, Mismatch};
 use crate::device::error::{Cause, DeviceError};
-use crate::device::journal::{Entry, Journal, JournalError, Origin};
+use crate::device::journal::{Entry, Journal, Origin};
 use crate::device::make::{Made, Removal};
 use crate::device::spec::{Facts, NetnsRef, Standing};
+use crate::durable::FileError;
 use crate::privilege::{Hand, Hands};
 
 use super::plan::DeviceRules;
@@ -97,7 +98,7 @@ impl Devices {
         port: &Port,
         origin: ObjectOrigin,
         facts: &Facts,
-    ) -> Result<(), JournalError> {
+    ) -> Result<(), FileError> {
         let record = self.record(port, origin, facts);
         self.journal.as_mut().map_or(Ok(()), |journal| journal.insert_all([record]))
     }
@@ -272,7 +273,7 @@ impl Devices {
     }
 
     /// A journal that cannot be written costs the next start its memory, not this one its ports.
-    fn write(&mut self, change: impl FnOnce(&mut Journal) -> Result<(), JournalError>) {
+    fn write(&mut self, change: impl FnOnce(&mut Journal) -> Result<(), FileError>) {
         if let Some(Err(error)) = self.journal.as_mut().map(change) {
             warn!("journal: {error}");
         }

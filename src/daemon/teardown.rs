@@ -12,6 +12,7 @@ use super::plan::{self, DeviceRules};
 use super::ports::Devices;
 use crate::attach::Tombstones;
 use crate::cluster::conflist;
+use crate::cluster::last_good::LastGood;
 use crate::config::{Cluster, Config};
 use crate::control::ControlSocket;
 use crate::device::journal;
@@ -97,6 +98,8 @@ fn remove_gateway(config: &Config, cluster: &Cluster) -> usize {
 
 /// Removes the journal, and the directory if nothing else is in it.
 fn remove_state(dir: &Path) -> anyhow::Result<()> {
+    // The identity stays: this machine's claim to a share is kept under it, wherever that is.
+    LastGood::remove(dir)?;
     Tombstones::of(dir).remove_all().with_context(|| format!("tombstones in {}", dir.display()))?;
     for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();

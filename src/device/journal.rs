@@ -5,10 +5,9 @@
 //! then told from what stands by the configuration alone.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use encap::MacAddr;
@@ -19,6 +18,7 @@ use super::adopt::Expectation;
 use super::netlink::Route;
 use super::netns::NetnsIdentity;
 use super::spec::{Facts, Standing, TapSpec};
+use crate::durable::{self, FileError, PutAside};
 
 const FILE: &str = "ports.json";
 const VERSION: u32 = 1;
@@ -183,27 +183,6 @@ struct Incoming {
     ports: BTreeMap<String, Entry>,
 }
 
-/// The journal cannot be kept.
-#[derive(Debug, thiserror::Error)]
-#[error("journal {}: {step}: {source}", path.display())]
-pub struct JournalError {
-    /// The file or directory.
-    pub path: PathBuf,
-    /// What was tried.
-    pub step: &'static str,
-    /// Why it failed.
-    pub source: io::Error,
-}
-
-/// A journal that could not be read was put aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PutAside {
-    /// Where it is now.
-    pub path: PathBuf,
-    /// What was wrong with it.
-    pub reason: String,
-}
-
 /// What was made for each port, by the port's name. What is in memory is on disk.
 #[derive(Debug)]
 pub struct Journal {
@@ -218,20 +197,16 @@ impl Journal {
     /// # Errors
     ///
     /// If the directory cannot be made, or a bad journal cannot be put aside.
-    pub fn open(dir: &Path) -> Result<(Self, Option<PutAside>), JournalError> {
+    pub fn open(dir: &Path) -> Result<(Self, Option<PutAside>), FileError> {
         let path = dir.join(FILE);
-        let fail = |step| {
-            let path = path.clone();
-            move |source| JournalError { path, step, source }
-        };
-        fs::create_dir_all(dir).map_err(fail("create its directory"))?;
+        fs::create_dir_all(dir).map_err(|source| FileError {
+            path: path.clone(),
+            step: "create its directory",
+            source,
+        })?;
         let (ports, put_aside) = match read(&path) {
             Ok(ports) => (ports, None),
-            Err(reason) => {
-                let bad = path.with_extension("json.bad");
-                fs::rename(&path, &bad).map_err(fail("put aside"))?;
-                (BTreeMap::new(), Some(PutAside { path: bad, reason }))
-            }
+            Err(reason) => (BTreeMap::new(), Some(durable::put_aside(&path, reason)?)),
         };
         Ok((Self { dir: dir.to_owned(), ports }, put_aside))
     }
@@ -264,7 +239,7 @@ impl Journal {
     /// # Errors
     ///
     /// If it cannot be written; the journal is then as before, in memory and on disk.
-    pub fn insert(&mut self, port: &str, entry: Entry) -> Result<(), JournalError> {
+    pub fn insert(&mut self, port: &str, entry: Entry) -> Result<(), FileError> {
         self.insert_all([(port.to_owned(), entry)])
     }
 
@@ -276,7 +251,7 @@ impl Journal {
     pub fn insert_all(
         &mut self,
         entries: impl IntoIterator<Item = (String, Entry)>,
-    ) -> Result<(), JournalError> {
+    ) -> Result<(), FileError> {
         let mut before = Vec::new();
         for (port, entry) in entries {
             if self.ports.get(&port) != Some(&entry) {
@@ -305,7 +280,7 @@ impl Journal {
     ///
     /// If that cannot be written. The port is forgotten in memory even so, because its device is
     /// gone: the next write that succeeds says so on disk, too.
-    pub fn remove(&mut self, port: &str) -> Result<Option<Entry>, JournalError> {
+    pub fn remove(&mut self, port: &str) -> Result<Option<Entry>, FileError> {
         let Some(entry) = self.ports.remove(port) else {
             return Ok(None);
         };
@@ -321,7 +296,7 @@ impl Journal {
     pub fn remove_all<'p>(
         &mut self,
         ports: impl IntoIterator<Item = &'p str>,
-    ) -> Result<(), JournalError> {
+    ) -> Result<(), FileError> {
         let before = self.ports.len();
         for port in ports {
             self.ports.remove(port);
@@ -329,47 +304,18 @@ impl Journal {
         if self.ports.len() == before { Ok(()) } else { self.save() }
     }
 
-    fn save(&self) -> Result<(), JournalError> {
+    fn save(&self) -> Result<(), FileError> {
         let path = self.dir.join(FILE);
-        let aside = self.dir.join("ports.json.tmp");
-        let written = write(&self.dir, &path, &aside, &self.ports);
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
+        match serde_json::to_vec(&Outgoing { version: VERSION, ports: &self.ports }) {
+            Ok(text) => durable::replace(&path, &text, 0o600),
+            Err(error) => Err(FileError { path, step: "encode", source: error.into() }),
         }
-        written.map_err(|(step, source)| JournalError { path, step, source })
     }
-}
-
-fn write(
-    dir: &Path,
-    path: &Path,
-    aside: &Path,
-    ports: &BTreeMap<String, Entry>,
-) -> Result<(), (&'static str, io::Error)> {
-    let step = |step| move |error: io::Error| (step, error);
-    let text = serde_json::to_vec(&Outgoing { version: VERSION, ports })
-        .map_err(|error| ("encode", error.into()))?;
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(aside).map_err(step("create"))?;
-    file.write_all(&text).map_err(step("write"))?;
-    file.sync_all().map_err(step("flush"))?;
-    fs::rename(aside, path).map_err(step("rename"))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(step("flush its directory"))
 }
 
 /// What is on disk, or what is wrong with it.
 fn read(path: &Path) -> Result<BTreeMap<String, Entry>, String> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error.to_string()),
-    };
-    let mut text = Vec::new();
-    file.take(MAX_LEN + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > MAX_LEN {
-        return Err(format!("larger than {MAX_LEN} bytes"));
-    }
+    let Some(text) = durable::read(path, MAX_LEN)? else { return Ok(BTreeMap::new()) };
     let incoming: Incoming = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if incoming.version != VERSION {
         return Err(format!("version {}, not {VERSION}", incoming.version));

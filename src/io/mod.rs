@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod errors;
 pub mod limit;
+pub mod listening;
 pub mod port;
 pub mod readiness;
 #[allow(unsafe_code)]

@@ -1,7 +1,7 @@
 //! A session with one endpoint: list, watch, claim, stay alive.
 
 use std::future::pending;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -12,6 +12,7 @@ use super::plan::{self, Plan, Situation, Writes};
 use super::wire;
 use crate::cluster::model::Node;
 use crate::cluster::store::{Gone, Order, Release, Update};
+use crate::durable;
 
 /// How many keys are asked for at once.
 const PAGE: i64 = 2000;
@@ -361,7 +362,7 @@ impl Etcd {
             grace: self.config.grace,
             held: &self.held,
             cluster: &cluster,
-            now_ms: unix_ms(),
+            now_ms: durable::unix_ms(),
             conflicts: session.conflicts,
             chance,
         });
@@ -442,7 +443,7 @@ impl Etcd {
             // Nobody takes anything over before the grace has passed: that often is often enough.
             let often = (self.config.grace / 10).clamp(TICK, Duration::from_secs(3600));
             session.seen_due = now + often;
-            let seen = Seen { identity: self.own.identity.clone(), at_ms: unix_ms() };
+            let seen = Seen { identity: self.own.identity.clone(), at_ms: durable::unix_ms() };
             let text = serde_json::to_vec(&seen).unwrap_or_default();
             let mut writes = Writes::default();
             let node = node_key(&self.own.name);
@@ -485,9 +486,4 @@ impl Etcd {
         let now = Instant::now();
         Ok(Some(Lease { id, stream, asked: now, answered: now }))
     }
-}
-
-fn unix_ms() -> u64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
 }
