@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
 use lab::world::{Space, World};
 use tapestry::cluster::model::{Node, View};
@@ -105,7 +105,11 @@ impl Lab {
         let world = World::new();
         let mut spaces = BTreeMap::new();
         for who in ALL {
-            spaces.insert(who.name(), world.space(who.name())?);
+            let space = world.space(who.name())?;
+            // While a link-local address is tentative, a node that forwards asks for no neighbour
+            // at all: the first cells would measure that and nothing else.
+            space.output("sysctl -qw net.ipv6.conf.default.accept_dad=0")?;
+            spaces.insert(who.name(), space);
         }
         let mut lab = Self { way, mappings: mappings.to_vec(), plumbing: None, spaces, world };
         let on_lan = [Who::A, Who::B, Who::Out];
@@ -138,6 +142,10 @@ impl Lab {
             lab.ip(Who::Out, &format!("{flag}route add {net} via {via}"))?;
         }
         lab.plumbing = Some(plumbing.lay(&lab)?);
+        for who in ALL {
+            let tentative = lab.ip(who, "-6 -o addr show tentative")?;
+            ensure!(tentative.is_empty(), "{}: still tentative: {tentative}", who.name());
+        }
         Ok(lab)
     }
 
