@@ -19,9 +19,7 @@ use crate::attach::{self, HostPort};
 use crate::cluster::conflist::Conflist;
 use crate::cluster::model::{Node, View};
 use crate::cluster::{self, Feed, Identity, Requests};
-use crate::config::{
-    Cluster, Config, Local, Name, Port, PortMode, Role, Route, Store, derived_mac,
-};
+use crate::config::{Cluster, Config, Local, Name, Port, PortMode, Role, Route, derived_mac};
 use crate::control::model::{Done, ObjectOrigin};
 use crate::control::{Answer, Refusal, Reply};
 use crate::device::netlink::{self, Netlink};
@@ -51,8 +49,9 @@ pub(super) struct Pods {
     pub(super) keeper: Option<Keeper>,
     /// The rules that were asked for last.
     rules: String,
-    /// Addresses of pods outside this node's shares, as they were published last.
-    outside: Vec<IpNet>,
+    /// Addresses of pods outside this node's shares, as they were published last; `None`: what was
+    /// published before the start stands.
+    outside: Option<Vec<IpNet>>,
     /// The CNI configuration was put where it belongs.
     listed: bool,
     /// The gateway device whose settings were made.
@@ -71,7 +70,7 @@ impl Pods {
             feed: None,
             keeper: None,
             rules: String::new(),
-            outside: Vec::new(),
+            outside: None,
             listed: false,
             tuned: None,
             obstacles: Obstacles::default(),
@@ -177,10 +176,7 @@ impl Daemon {
     ) -> anyhow::Result<Option<watch::Receiver<Arc<View>>>> {
         let vtep = SocketAddr::new(self.underlay.local(), self.config.underlay.port);
         let Some(pods) = &mut self.pods else { return Ok(None) };
-        let name = match &pods.config.store {
-            Store::Kubernetes(kubernetes) => kubernetes.node.to_string(),
-            Store::Static(_) | Store::Etcd(_) => self.config.node.name.to_string(),
-        };
+        let name = pods.config.own_name(&self.config.node.name).to_string();
         let who = Identity { name, vtep, capabilities: Vec::new() };
         let feed = cluster::start(&pods.config, who, &self.config.state.dir).context("cluster")?;
         let mut views = feed.view.clone();
@@ -224,7 +220,7 @@ impl Daemon {
 
     fn node_to_release(&self, name: Option<String>) -> Answer<(String, Requests)> {
         let pods = self.cluster()?;
-        let own = self.config.node.name.as_str();
+        let own = pods.config.own_name(&self.config.node.name).as_str();
         let name = name.unwrap_or_else(|| own.to_owned());
         let held = self.ports.values().filter(|held| matches!(held.port.role, Role::Pod { .. }));
         let held = held.count();
@@ -261,15 +257,15 @@ impl Daemon {
             self.look_for_obstacles();
         }
         let works = self.readiness().ready;
-        let outside = self.attachments.book.as_ref().map(|book| {
-            book.pool.outside().map(|(_, address)| IpNet::from(address)).collect::<Vec<_>>()
-        });
+        let outside = self.attachments.book.as_ref().and_then(|book| book.pool.exceptions());
         let Some(pods) = &mut self.pods else { return };
         if let Some(feed) = &pods.feed {
             feed.set_works(works);
-            if let Some(outside) = outside.filter(|outside| *outside != pods.outside) {
+            if let Some(outside) = outside
+                && pods.outside.as_ref() != Some(&outside)
+            {
                 feed.requests().set_exceptions(outside.clone());
-                pods.outside = outside;
+                pods.outside = Some(outside);
             }
         }
         if let Some(path) = pods.config.conflist.as_ref().filter(|_| works && !pods.listed) {
