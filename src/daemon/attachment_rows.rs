@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use tracing::info;
 
 use super::state::Daemon;
-use crate::attach::{AddressRow, AddressState, Book, Host, Key, PodRow};
+use crate::attach::{AddressRow, AddressState, Book, Host, Key, Operations, PodRow};
 use crate::config::Role;
 use crate::control::cluster::{self, GcReport, GcScope, IpRow, IpState};
+use crate::control::metrics::Attachments;
 use crate::control::model::Done;
 use crate::control::{Answer, Refusal};
 use crate::durable::unix_ms;
@@ -77,6 +78,16 @@ impl Daemon {
             }
         }
         Ok(GcReport { dry_run: scope.dry_run, orphans })
+    }
+
+    /// What was asked for on the attachment socket.
+    pub(super) fn attachment_numbers(&self) -> Attachments {
+        let operations = self.attachments.book.as_ref().map(|book| book.operations);
+        let Operations { add, del, check, gc, status, add_ms, orphans } =
+            operations.unwrap_or_default();
+        let verbs = [("ADD", add), ("DEL", del), ("CHECK", check), ("GC", gc), ("STATUS", status)];
+        let verbs = verbs.map(|(verb, tally)| (verb, tally.done, tally.refused)).to_vec();
+        Attachments { verbs, add_ms, orphans }
     }
 
     fn book(&self) -> Answer<&Book> {

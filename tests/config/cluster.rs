@@ -84,6 +84,22 @@ fn an_etcd_store_is_what_was_written() {
     assert!(etcd.identity.is_some() && etcd.user.is_some() && etcd.ca.is_none());
 }
 
+#[test]
+fn in_the_cluster_a_node_has_the_name_of_its_node_object() {
+    let text = |node: &str| {
+        format!(
+            "[node]\nname = \"host\"\n[underlay]\naddress = \"192.0.2.1\"\n[cluster]\n\
+             network = [\"10.244.0.0/16\"]\nstore = \"kubernetes\"\n[cluster.kubernetes]\n{node}"
+        )
+    };
+    for (node, name) in [("node = \"host.example.org\"", "host.example.org"), ("", "host")] {
+        let config = Config::parse(&text(node)).unwrap();
+        assert_eq!(config.cluster.unwrap().own_name(&config.node.name).as_str(), name);
+    }
+    let config = Config::parse(ETCD).unwrap();
+    assert_eq!(config.cluster.unwrap().own_name(&config.node.name), &config.node.name);
+}
+
 /// (text, what is replaced, by what, path, fragment of the message)
 type Row = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
