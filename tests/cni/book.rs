@@ -78,8 +78,6 @@ impl Host for Remembering {
 
     fn remove(&mut self, port: &str) -> Result<(), Refused> {
         if self.stuck.as_deref() == Some(port) {
-            // As the daemon does: the port is gone, its device is not.
-            self.ports.remove(port);
             return Err(Refused::new(RefusedKind::Failed, "busy"));
         }
         self.ports.remove(port);
