@@ -331,7 +331,7 @@ impl Talk {
 
     fn greeted(helper: &Helper) -> Result<Self> {
         let netns = helper.space.run(|| Netns::current().map(|netns| netns.identity()))??;
-        let hello = json!({ "hello": { "version": 1, "netns": netns } });
+        let hello = json!({ "hello": { "version": 2, "netns": netns } });
         let mut welcome = None;
         // Who comes when it is crowded is sent away without a word.
         eventually(PATIENCE, "a welcome", || {
@@ -408,9 +408,9 @@ pub(crate) fn nonsense_is_refused_and_does_no_harm() -> Result<()> {
     let elsewhere = overlay.pods[0][0].space.run(|| Netns::current().map(|n| n.identity()))??;
     let home = overlay.nodes[0].space.run(|| Netns::current().map(|n| n.identity()))??;
     let at_the_door = [
-        json!({ "hello": { "version": 2, "netns": home } }).to_string(),
-        json!({ "hello": { "version": 1, "netns": elsewhere } }).to_string(),
-        json!({ "hello": { "version": 1 } }).to_string(),
+        json!({ "hello": { "version": 1, "netns": home } }).to_string(),
+        json!({ "hello": { "version": 2, "netns": elsewhere } }).to_string(),
+        json!({ "hello": { "version": 2 } }).to_string(),
         json!("read_rules").to_string(),
         make_request("pod", OWNER).to_string(),
         String::new(),
