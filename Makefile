@@ -13,6 +13,7 @@ DESTDIR ?=
 PROFILE ?= release
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 FUZZ_SECONDS ?= 60
+UNITS := tapestry.service tapestry-helper.service tapestry-helper.socket
 
 # Whole-daemon tests that need namespaces; all others run as anybody, anywhere.
 NETNS_TESTS := netns gateway
@@ -48,7 +49,7 @@ lint: setup-build packaging-check ## format, clippy, documentation, shell script
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
 	else echo "lint: cargo-deny is not installed, dependencies are not checked"; fi
 
-packaging-check: ## the systemd unit verifies and scores 3.0 or better, the example config is valid
+packaging-check: ## the systemd units verify and score 1.5 (the daemon) and 3.0 (the helper) or better, the example config is valid
 	./packaging/verify
 
 doc: ## API documentation of all crates
@@ -70,16 +71,18 @@ fuzz: setup-build ## each fuzz target for FUZZ_SECONDS (needs cargo-fuzz, a nigh
 	  $(CARGO) +nightly fuzz run --features libfuzzer "$$target" fuzz/target/corpus/$$target fuzz/corpus/$$target \
 	    -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048; done
 
-install: ## the daemon, its unit, account, sysctl file and example config, under DESTDIR
+install: ## the daemon, its units, account, sysctl file and example config, under DESTDIR
 	$(CARGO) build --profile $(PROFILE) --bins
 	install -Dm755 $(BUILT)/tapestry $(DESTDIR)$(PREFIX)/bin/tapestry
 	install -d $(DESTDIR)$(UNITDIR)
-	sed 's#/usr/bin/tapestry#$(PREFIX)/bin/tapestry#; s#/etc/tapestry#$(SYSCONFDIR)/tapestry#' \
-	  packaging/tapestry.service > $(DESTDIR)$(UNITDIR)/tapestry.service
-	chmod 644 $(DESTDIR)$(UNITDIR)/tapestry.service
+	for unit in $(UNITS); do \
+	  sed 's#/usr/bin/tapestry#$(PREFIX)/bin/tapestry#; s#/etc/tapestry#$(SYSCONFDIR)/tapestry#' \
+	    packaging/$$unit > $(DESTDIR)$(UNITDIR)/$$unit; \
+	  chmod 644 $(DESTDIR)$(UNITDIR)/$$unit; done
 	install -Dm644 packaging/tapestry.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapestry.conf
 	install -Dm644 packaging/99-tapestry.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/99-tapestry.conf
-	for file in tapestry.toml 99-tapestry-pods.conf networkmanager-tapestry.conf networkd-tapestry.conf 10-tapestry.network; do \
+	for file in tapestry.toml 99-tapestry-pods.conf networkmanager/tapestry.conf networkd/tapestry.conf \
+	  networkd/50-tapestry.network networkd/50-tapestry.link; do \
 	  install -Dm644 packaging/$$file $(DESTDIR)$(PREFIX)/share/doc/tapestry/$$file; done
 	for doc in *.md docs/*.md LICENSE-*; do \
 	  install -Dm644 "$$doc" $(DESTDIR)$(PREFIX)/share/doc/tapestry/"$$doc"; done
@@ -90,7 +93,7 @@ install: ## the daemon, its unit, account, sysctl file and example config, under
 	@[ -n "$(DESTDIR)" ] || echo "Edit $(SYSCONFDIR)/tapestry/tapestry.toml, then: systemctl enable --now tapestry"
 
 uninstall: ## what install put there, except /etc/tapestry
-	rm -f $(DESTDIR)$(PREFIX)/bin/tapestry $(DESTDIR)$(UNITDIR)/tapestry.service \
+	rm -f $(DESTDIR)$(PREFIX)/bin/tapestry $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) \
 	  $(DESTDIR)$(PREFIX)/lib/sysusers.d/tapestry.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/99-tapestry.conf
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/tapestry
 

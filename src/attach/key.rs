@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn port_names_are_names_stable_and_apart() {
         let one = key("pods", &"a".repeat(64), "eth0");
-        assert_eq!(one.port_name(), "aaaaaaaaaaaa-eth0-4ff97fe4");
+        assert_eq!(one.port_name(), "aaaaaaaaaaaa-eth0-7a95975f");
         let others = [
             key("pods", &"a".repeat(64), "eth1"),
             key("pods", &"a".repeat(63), "eth0"),

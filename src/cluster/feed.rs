@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::config::{Cluster, StaticNode, Store};
 
 #[cfg(feature = "kubernetes")]
-use super::kubernetes::{self, Pace};
+use super::kubernetes;
 use super::last_good::{LastGood, LastGoodError};
 use super::membership::{Membership, Memory, Moment};
 use super::model::{StoreState, View};
@@ -102,6 +102,11 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
         StartError::Identity { path, source }
     })?;
     let Identity { name, vtep, capabilities } = who;
+    let name = match &config.store {
+        // There a node has the name of its Node object.
+        Store::Kubernetes(kubernetes) => kubernetes.node.to_string(),
+        Store::Static(_) | Store::Etcd(_) => name,
+    };
     let (addresses, exceptions) = (config.addresses.clone(), Vec::new());
     let own = Own { name, identity, vtep, addresses, exceptions, capabilities };
     let last_good = LastGood::new(state_dir, config, &own);
@@ -123,8 +128,8 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
     let (requests, inbox) = mpsc::unbounded_channel();
     let (views, view) = watch::channel(Arc::new(membership.view()));
     let (states, store) = watch::channel(membership.store().clone());
-    let (works, working) = watch::channel(false);
-    let origin = Origin { config: config.clone(), nodes, working };
+    let (works, seen_to_work) = watch::channel(false);
+    let origin = Origin { config: config.clone(), nodes, works: seen_to_work };
     let running = origin.start(&membership)?;
     let task = Task {
         membership,
@@ -138,7 +143,8 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
         unsaved: None,
         saving: None,
         relist_due: None,
-        unpublished: false,
+        // Who this node is is news to a store that was just started.
+        unpublished: true,
     };
     let task = tokio::spawn(task.run(inbox));
     Ok(Feed { view, store, requests: Requests(requests), nodes: node_sender, works, task })
@@ -172,8 +178,9 @@ impl Feed {
         self.requests.send(Request::Addresses(config.addresses.clone()));
     }
 
-    /// Says whether the network of this node works, which a store may pass on.
-    pub fn works(&self, works: bool) {
+    /// Whether this node's network works: its podCIDR is known, its gateway port and underlay are up.
+    /// Kubernetes is told so.
+    pub fn set_works(&self, works: bool) {
         self.works.send_if_modified(|before| std::mem::replace(before, works) != works);
     }
 
@@ -229,7 +236,8 @@ impl Requests {
 struct Origin {
     config: Cluster,
     nodes: watch::Receiver<Arc<Vec<StaticNode>>>,
-    working: watch::Receiver<bool>,
+    #[cfg_attr(not(feature = "kubernetes"), expect(dead_code))]
+    works: watch::Receiver<bool>,
 }
 
 /// A store's task, and the feed's ends of its channels.
@@ -261,9 +269,10 @@ impl Origin {
                 tokio::spawn(store.run())
             }
             #[cfg(feature = "kubernetes")]
-            Store::Kubernetes(config) => {
-                let working = self.working.clone();
-                tokio::spawn(kubernetes::Store::new(config, Pace::default(), link, working).run())
+            Store::Kubernetes(kubernetes) => {
+                let pace = kubernetes::Pace::default();
+                let store = kubernetes::Store::new(kubernetes, pace, own, link, self.works.clone());
+                tokio::spawn(store.run())
             }
             #[cfg(not(feature = "kubernetes"))]
             Store::Kubernetes(_) => return Err(StartError::NoStore("kubernetes")),
@@ -423,6 +432,7 @@ impl Task {
         tokio::time::sleep(Duration::from_secs(1)).await;
         if let Ok(running) = self.origin.start(&self.membership) {
             self.running = running;
+            self.unpublished = true;
         }
     }
 

@@ -308,7 +308,9 @@ impl Membership {
             } else if doubt && self.is_member(&key) {
                 self.hold(&key, now);
             } else {
-                self.guard.count(now);
+                if self.is_member(&key) {
+                    self.guard.count(now);
+                }
                 self.remove(&key, now);
             }
         }

@@ -277,7 +277,7 @@ mod tests {
     fn mistakes_have_their_codes() {
         for (text, code, word) in [
             ("", Code::Decode, "EOF"),
-            ("[]", Code::Decode, "cniVersion"),
+            ("[]", Code::Decode, "invalid length"),
             (r#"{"name":"a"}"#, Code::Version, "incompatible"),
             (r#"{"cniVersion":"2.0.0","name":"a"}"#, Code::Version, "2.0.0"),
             (r#"{"cniVersion":"1.1.0"}"#, Code::Config, "name"),

@@ -127,7 +127,7 @@ impl Daemon {
 
     /// Takes up the attachments of the journal, and what was to be removed meanwhile.
     pub(super) fn restore_attachments(&mut self) {
-        for row in Host::pods(self) {
+        for row in self.pods() {
             let held = self.attachments.book.as_mut().map(|book| book.restore(&row));
             if let Some(Err(error)) = held {
                 warn!(port = row.port, "restored without its address: {error}");

@@ -1,17 +1,11 @@
 //! What the daemon says of the cluster: the rows of the control socket.
 
-use std::net::IpAddr;
-
 use super::clock::unix_ms;
 use super::pods::Pods;
 use super::state::Daemon;
-use crate::attach::{self, AddressState, Host as _};
 use crate::cluster::model::Node;
-use crate::config::{Role, Store};
-use crate::control::cluster::{
-    ClusterStatus, ExceptionRow, GcReport, GcScope, IpRow, IpState, NodeRow, PodRow, Reached,
-};
-use crate::control::model::Done;
+use crate::config::Store;
+use crate::control::cluster::{ClusterStatus, ExceptionRow, NodeRow, Reached};
 use crate::control::{Answer, Refusal};
 
 impl Daemon {
@@ -88,88 +82,8 @@ impl Daemon {
                 .iter()
                 .map(|alarm| format!("{}: {}", alarm.subject, alarm.message))
                 .chain(rules.map(|trouble| format!("rules: {trouble}")))
+                .chain(pods.obstacles.words())
                 .collect(),
         })
-    }
-
-    fn pod_row_of(&self, row: &attach::PodRow) -> PodRow {
-        PodRow {
-            network: row.pod.key.network.clone(),
-            container: row.pod.key.container.clone(),
-            ifname: row.pod.key.ifname.clone(),
-            netns: row.netns.clone(),
-            addresses: row.pod.addresses.iter().map(ToString::to_string).collect(),
-            mac: row.mac.to_string(),
-            port: row.port.clone(),
-            since_ms: unix_ms().saturating_sub(row.pod.since_ms),
-        }
-    }
-
-    /// The containers that are attached, in whichever segment.
-    pub(super) fn pod_rows(&self) -> Vec<PodRow> {
-        let mut rows: Vec<PodRow> = self.pods().iter().map(|row| self.pod_row_of(row)).collect();
-        let key = |row: &PodRow| (row.network.clone(), row.container.clone(), row.ifname.clone());
-        rows.sort_by_key(key);
-        rows
-    }
-
-    pub(super) fn ip_rows(&self) -> Answer<Vec<IpRow>> {
-        self.cluster()?;
-        let Some(book) = &self.attachments.book else { return Ok(Vec::new()) };
-        let row = |row: attach::AddressRow| {
-            let (state, key, rests_ms) = match row.state {
-                AddressState::Used(key) => (IpState::Used, Some(key), None),
-                AddressState::Resting(left) => (IpState::Resting, None, Some(left)),
-            };
-            IpRow {
-                address: row.address.to_string(),
-                state,
-                port: key.as_ref().map(attach::Key::port_name),
-                container: key.map(|key| key.container),
-                rests_ms,
-            }
-        };
-        let gateways = self.ports.values().filter(|held| held.port.role == Role::Gateway);
-        let gateways = gateways.flat_map(|held| &held.port.addresses).map(|net| IpRow {
-            address: net.addr().to_string(),
-            state: IpState::Gateway,
-            ..IpRow::default()
-        });
-        let pods = book.pool.rows(self.clock.tick()).into_iter().map(row);
-        Ok(gateways.chain(pods).collect())
-    }
-
-    pub(super) fn ip_release(&mut self, text: &str) -> Answer<Done> {
-        self.cluster()?;
-        let address: IpAddr = text
-            .parse()
-            .map_err(|_| Refusal::invalid(format!("\"{text}\" is no address")).at("address"))?;
-        let now = self.clock.tick();
-        let Some(book) = &mut self.attachments.book else {
-            return Err(Refusal::unavailable("the attachments are in use"));
-        };
-        let rows = book.pool.rows(now);
-        match rows.into_iter().find(|row| row.address == address).map(|row| row.state) {
-            Some(AddressState::Used(key)) => {
-                Err(Refusal::refused(format!("{address} is {key}'s: that has to be removed first")))
-            }
-            Some(AddressState::Resting(_)) => {
-                book.pool.wake_up(address);
-                Ok(Done { done: format!("{address} is free") })
-            }
-            None => Err(Refusal::not_found(format!("{address} neither is used nor rests"))),
-        }
-    }
-
-    pub(super) fn gc(&mut self, scope: GcScope) -> Answer<GcReport> {
-        let rows: Vec<attach::PodRow> = self.pods().into_iter().filter(|row| row.gone).collect();
-        let orphans = rows.iter().map(|row| self.pod_row_of(row)).collect();
-        if !scope.dry_run {
-            self.finish_bringing();
-            for row in &rows {
-                self.release_pod(&row.pod.key)?;
-            }
-        }
-        Ok(GcReport { dry_run: scope.dry_run, orphans })
     }
 }

@@ -38,8 +38,8 @@ impl Daemon {
             Command::NodeRelease(name, reply) => self.node_release(name, reply),
             Command::PodList(reply) => drop(reply.send(Ok(self.pod_rows()))),
             Command::IpList(reply) => drop(reply.send(self.ip_rows())),
-            Command::IpRelease(address, reply) => drop(reply.send(self.ip_release(&address))),
-            Command::Gc(scope, reply) => drop(reply.send(self.gc(scope))),
+            Command::IpRelease(text, reply) => drop(reply.send(self.ip_release(&text))),
+            Command::Gc(scope, reply) => drop(reply.send(self.collect(scope))),
             Command::Attach(ask, reply) => drop(reply.send(Ok(self.attach_ask(ask)))),
             Command::Reload(reply) => drop(reply.send(self.reload())),
         }

@@ -4,12 +4,14 @@
 //! [`run`] starts things in the order in which they may fail cheaply: configuration, control
 //! socket, underlay, workers, ports. From then on one loop (`supervise`) owns all state.
 
+mod attachment_rows;
 mod attachments;
 pub mod clock;
 mod cluster_rows;
 mod commands;
 mod lifecycle;
 mod notify;
+mod obstacles;
 mod plan;
 mod pods;
 mod ports;

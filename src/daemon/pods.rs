@@ -12,13 +12,16 @@ use switch::{ClusterSpec, SegmentSpec};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::obstacles::Obstacles;
 use super::ports::Attachment;
 use super::state::Daemon;
 use crate::attach::{self, HostPort};
 use crate::cluster::conflist::Conflist;
 use crate::cluster::model::{Node, View};
 use crate::cluster::{self, Feed, Identity, Requests};
-use crate::config::{Cluster, Config, Name, Port, PortMode, Role, Route, Store, derived_mac};
+use crate::config::{
+    Cluster, Config, Local, Name, Port, PortMode, Role, Route, Store, derived_mac,
+};
 use crate::control::model::{Done, ObjectOrigin};
 use crate::control::{Answer, Refusal, Reply};
 use crate::device::netlink::{self, Netlink};
@@ -28,6 +31,8 @@ use crate::gateway::port::{gateway_port, tune};
 use crate::gateway::ruleset::{Ruleset, RulesetError};
 use crate::gateway::ways::{Subnet, Ways, reconcile, ways};
 
+/// Ticks between two looks at what stands in the way.
+const LOOK_AFTER: u64 = 60;
 /// How long a start waits for the store's first word.
 const FIRST_VIEW: Duration = Duration::from_millis(500);
 
@@ -52,6 +57,8 @@ pub(super) struct Pods {
     listed: bool,
     /// The gateway device whose settings were made.
     tuned: Option<u32>,
+    /// What stands in the way on this node.
+    pub(super) obstacles: Obstacles,
 }
 
 impl Pods {
@@ -67,6 +74,7 @@ impl Pods {
             outside: Vec::new(),
             listed: false,
             tuned: None,
+            obstacles: Obstacles::default(),
         })
     }
 
@@ -247,15 +255,18 @@ impl Daemon {
     }
 
     /// What has to be looked after of the cluster from time to time.
-    pub(super) fn tick_cluster(&mut self) {
+    pub(super) fn tick_cluster(&mut self, count: u64) {
         self.settle_rules();
+        if count % LOOK_AFTER == 1 {
+            self.look_for_obstacles();
+        }
         let works = self.readiness().ready;
         let outside = self.attachments.book.as_ref().map(|book| {
             book.pool.outside().map(|(_, address)| IpNet::from(address)).collect::<Vec<_>>()
         });
         let Some(pods) = &mut self.pods else { return };
         if let Some(feed) = &pods.feed {
-            feed.works(works);
+            feed.set_works(works);
             if let Some(outside) = outside.filter(|outside| *outside != pods.outside) {
                 feed.requests().set_exceptions(outside.clone());
                 pods.outside = outside;
@@ -272,6 +283,17 @@ impl Daemon {
                 Err(error) => warn!("{error}"),
             }
         }
+    }
+
+    fn look_for_obstacles(&self) {
+        let Some(pods) = &self.pods else { return };
+        let gateway = self.ports.get(pods.config.gateway.as_str()).and_then(Attachment::facts);
+        let Some(gateway) = gateway else { return };
+        let underlay = match &self.config.underlay.local {
+            Local::Interface(name) => Some(name.to_string()),
+            Local::Address(_) => None,
+        };
+        pods.obstacles.look(&pods.config, gateway.ifindex, underlay);
     }
 
     /// Has the rules of address translation be what follows from the cluster and its pods, and the

@@ -189,7 +189,7 @@ impl Daemon {
         }
         self.take_brought();
         self.retry_ports();
-        self.tick_cluster();
+        self.tick_cluster(count);
         if count.is_multiple_of(60) {
             self.forget_silent();
             self.raise_paths();

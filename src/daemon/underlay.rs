@@ -60,7 +60,19 @@ impl Underlay {
         address: IpAddr,
         workers: NonZeroUsize,
     ) -> Result<(), OpenError> {
-        let sockets = UnderlaySockets::open(&plan::underlay(config, address, workers))?;
+        let wanted = plan::underlay(config, address, workers);
+        let sockets = UnderlaySockets::open(&wanted)?;
+        let granted = sockets.offloads();
+        for (what, limit, granted, wanted) in [
+            ("receive", "rmem_max", granted.receive_buffer, wanted.receive_buffer),
+            ("send", "wmem_max", granted.send_buffer, wanted.send_buffer),
+        ] {
+            if granted < wanted {
+                info!(
+                    "{what} buffers hold {granted} bytes, not {wanted}: net.core.{limit} limits them"
+                );
+            }
+        }
         self.interface_mtu = sockets.interface().mtu;
         info!(
             vtep = %sockets.local(),

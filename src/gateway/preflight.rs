@@ -154,7 +154,8 @@ pub fn managers(cluster: &Cluster, index: u32, read: Read<'_>) -> Vec<Finding> {
         found.push(Finding {
             subject: "NetworkManager".to_owned(),
             message: format!("it manages {device}: addresses and routes go when it thinks fit"),
-            remedy: "copy networkmanager-tapestry.conf to /etc/NetworkManager/conf.d, then: nmcli general reload"
+            remedy: "copy networkmanager/tapestry.conf to /etc/NetworkManager/conf.d, then: nmcli general \
+                     reload"
                 .to_owned(),
         });
     }
@@ -163,7 +164,7 @@ pub fn managers(cluster: &Cluster, index: u32, read: Read<'_>) -> Vec<Finding> {
         found.push(Finding {
             subject: "systemd-networkd".to_owned(),
             message: format!("it manages {device}: addresses and routes go when it is restarted"),
-            remedy: "copy 10-tapestry.network to /etc/systemd/network, then: \
+            remedy: "copy networkd/50-tapestry.network to /etc/systemd/network, then: \
                      networkctl reload"
                 .to_owned(),
         });

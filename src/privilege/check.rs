@@ -123,7 +123,7 @@ mod tests {
     fn spec() -> TapSpec {
         serde_json::from_value(serde_json::json!({
             "netns": "pod-a", "ifname": "eth0", "mac": "02:00:00:00:0a:01", "mtu": 1450, "queues": 1,
-            "owner": OWNER, "addresses": ["10.9.0.1/24"], "routes": [], "txqueuelen": 1000,
+            "owner": OWNER, "addresses": ["10.9.0.1/24"], "routes": [], "neighbours": [], "txqueuelen": 1000,
             "persist": true, "offload": "auto",
         }))
         .unwrap()

@@ -36,7 +36,7 @@ pub(super) fn admit(body: &str) -> Result<(), String> {
         }
         // What is outside of strings is every other part.
         let parts: Vec<&str> = line.split('"').collect();
-        if parts.len() % 2 == 0 {
+        if parts.len().is_multiple_of(2) {
             return refuse("a string does not end on its line");
         }
         for text in parts.iter().step_by(2) {

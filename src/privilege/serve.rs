@@ -44,7 +44,7 @@ struct Asked {
 
 /// What came next.
 enum Next {
-    Asked(Asked),
+    Asked(Box<Asked>),
     /// Nothing, in the time that was given.
     Quiet,
     /// The end, or what is as good.
@@ -74,11 +74,9 @@ impl Connection {
     }
 
     fn greet(&self) -> bool {
-        let Next::Asked(Asked { request, .. }) = self.next(PollTimeout::from(GREETING_PATIENCE_MS))
-        else {
-            return false;
-        };
-        let reply = match request {
+        let wait = PollTimeout::from(GREETING_PATIENCE_MS);
+        let Next::Asked(asked) = self.next(wait) else { return false };
+        let reply = match asked.request {
             Request::Hello { version: VERSION, netns } if netns == self.home => Reply::Welcome,
             Request::Hello { version: VERSION, netns } => Reply::Refused(format!(
                 "it is in the network namespace {}, and who asks in {netns}: start both in one",
@@ -93,9 +91,9 @@ impl Connection {
     }
 
     /// Answers a request, and those behind it that are for the same namespace, inside of that.
-    fn go_and_answer(&self, asked: Asked) -> Next {
+    fn go_and_answer(&self, asked: Box<Asked>) -> Next {
         let mut asked = Some(asked);
-        let place = asked.as_ref().and_then(|asked| place(&asked.request));
+        let place = asked.as_ref().and_then(|asked| self.place(asked));
         let inside = place.as_deref().and_then(|path| Netns::open_path(path).ok());
         let stayed = inside.map(|netns| {
             netns.run(|| {
@@ -110,12 +108,12 @@ impl Connection {
         }
     }
 
-    fn stay(&self, asked: Asked, here: Option<&Path>) -> Next {
+    fn stay(&self, asked: Box<Asked>, here: Option<&Path>) -> Next {
         let linger = PollTimeout::from(LINGER_MS);
         let mut next = self.answer(asked, linger);
         loop {
             next = match next {
-                Next::Asked(asked) if place(&asked.request).as_deref() == here => {
+                Next::Asked(asked) if self.place(&asked).as_deref() == here => {
                     self.answer(asked, linger)
                 }
                 other => return other,
@@ -124,7 +122,7 @@ impl Connection {
     }
 
     /// Answers a request and waits for the next.
-    fn answer(&self, asked: Asked, wait: PollTimeout) -> Next {
+    fn answer(&self, asked: Box<Asked>, wait: PollTimeout) -> Next {
         let (reply, queues) = self.fulfil(asked);
         let rights: Vec<BorrowedFd<'_>> = queues.iter().map(|queue| queue.as_fd()).collect();
         let sent = self.send(&reply, &rights);
@@ -132,8 +130,8 @@ impl Connection {
         if sent { self.next(wait) } else { Next::End }
     }
 
-    fn fulfil(&self, asked: Asked) -> (Reply, Vec<OwnedFd>) {
-        let Asked { request, size, rights } = asked;
+    fn fulfil(&self, asked: Box<Asked>) -> (Reply, Vec<OwnedFd>) {
+        let Asked { request, size, rights } = *asked;
         if let Err(why) = check::admit(&request, size, &rights, self.owner) {
             warn!("refused: {why}");
             return (Reply::Refused(why), Vec::new());
@@ -175,6 +173,12 @@ impl Connection {
         (reply, queues)
     }
 
+    /// The namespace that a verb is done in, if it is done at all and in another than the helper's.
+    fn place(&self, asked: &Asked) -> Option<PathBuf> {
+        check::admit(&asked.request, asked.size, &asked.rights, self.owner).ok()?;
+        place(&asked.request)
+    }
+
     fn next(&self, wait: PollTimeout) -> Next {
         match self.wait(wait) {
             Ok(false) => return Next::Quiet,
@@ -188,7 +192,7 @@ impl Connection {
         };
         match channel::receive(&self.socket, LIMIT) {
             Ok(Message { bytes, rights }) => match serde_json::from_slice(&bytes) {
-                Ok(request) => Next::Asked(Asked { request, size: bytes.len(), rights }),
+                Ok(request) => Next::Asked(Box::new(Asked { request, size: bytes.len(), rights })),
                 Err(error) => refuse(format!("the request is unreadable: {error}")),
             },
             Err(NoMessage::Malformed(why)) => refuse(why.to_owned()),

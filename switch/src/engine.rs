@@ -10,7 +10,7 @@ use crate::pace::Pace;
 use crate::reason::DropReason;
 use crate::router::Router;
 use crate::sink::Sink;
-use crate::topology::{Segment, Topology, Vtep};
+use crate::topology::{Port, Segment, Topology, Vtep};
 use encap::ecn::{self, Ecn};
 use encap::{Frame, Head, Inet, Offload, StationMac, Tag, vxlan};
 use fdb::{Dest, Learn, Lookup, PortId, Reader, Refusal, SegmentId, Tick};
@@ -202,10 +202,9 @@ impl<'e> Walk<'e> {
         let port = topology.port(port).filter(|port| port.spec.up).ok_or(DropReason::PortDown)?;
         let admitted = classify::admit(frame.head)?;
         let segment = classify::from_port(topology, port, &admitted.ethernet)?;
-        if let Some(router) = self.router(segment) {
-            let pace = (&mut *self.pace, self.now);
+        if segment.cluster.is_some() {
             // A copy, as below.
-            return router.forward_from_port(port, &admitted.clone(), frame, pace, sink);
+            return self.route_from_port(segment, port, &admitted.clone(), frame, sink);
         }
         let lookup = self.look_up(segment, &admitted);
         self.learn(segment, admitted.source, Dest::Port(port.id))?;
@@ -238,10 +237,10 @@ impl<'e> Walk<'e> {
         classify::untagged(&admitted.ethernet)?;
         let mut head = None;
         let frame = &ecn_applied(frame, &admitted, outer.tos, &mut head)?;
-        if let Some(router) = self.router(segment) {
-            let vtep = member.ok_or(DropReason::PeerUnknown)?;
-            self.note_reserved_bits(outer, frame);
-            return router.forward_from_vtep(vtep, &admitted.clone(), frame, sink);
+        if segment.cluster.is_some() {
+            // Copies, as above.
+            let (admitted, frame) = (admitted, *frame);
+            return self.route_from_vtep(segment, member, outer, &admitted, &frame, sink);
         }
         let lookup = self.look_up(segment, &admitted);
         match member {
@@ -258,12 +257,41 @@ impl<'e> Walk<'e> {
         }
     }
 
-    /// The router of a cluster segment; `None` for one that is bridged.
+    /// Apart, so that the way of a bridged frame stays as it is.
+    #[inline(never)]
+    fn route_from_port(
+        &mut self,
+        segment: &'e Segment,
+        port: &'e Port,
+        admitted: &Admitted,
+        frame: &Frame<'_>,
+        sink: &mut impl Sink,
+    ) -> Result<Done, DropReason> {
+        let router = self.router(segment)?;
+        router.forward_from_port(port, admitted, frame, (self.pace, self.now), sink)
+    }
+
+    #[inline(never)]
+    fn route_from_vtep(
+        &self,
+        segment: &'e Segment,
+        vtep: Option<&Vtep>,
+        outer: Outer,
+        admitted: &Admitted,
+        frame: &Frame<'_>,
+        sink: &mut impl Sink,
+    ) -> Result<Done, DropReason> {
+        let (router, vtep) = (self.router(segment)?, vtep.ok_or(DropReason::PeerUnknown)?);
+        self.note_reserved_bits(outer, frame);
+        router.forward_from_vtep(vtep, admitted, frame, sink)
+    }
+
+    /// The router of a cluster segment.
     #[inline]
-    fn router(&self, segment: &'e Segment) -> Option<Router<'e>> {
+    fn router(&self, segment: &'e Segment) -> Result<Router<'e>, DropReason> {
         let Self { topology, counters, seed, .. } = *self;
-        let cluster = segment.cluster.as_deref()?;
-        Some(Router { topology, segment, cluster, counters, seed })
+        let cluster = segment.cluster.as_deref().ok_or(DropReason::NoRoute)?;
+        Ok(Router { topology, segment, cluster, counters, seed })
     }
 
     #[inline]
@@ -273,7 +301,7 @@ impl<'e> Walk<'e> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn look_up(&mut self, segment: &Segment, admitted: &Admitted) -> Lookup {
         match admitted.cast {
             Cast::Unicast => self.fdb.lookup(segment.id, admitted.ethernet.dst, self.now),

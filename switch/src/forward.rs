@@ -92,7 +92,7 @@ impl Answer {
 }
 
 /// The decision about a frame that came from `port`.
-#[inline]
+#[inline(always)]
 pub(crate) fn from_port<'t>(
     topology: &'t Topology,
     segment: &'t Segment,
@@ -129,7 +129,7 @@ pub(crate) fn from_port<'t>(
 }
 
 /// The decision about a frame that came from a VTEP: ports only.
-#[inline]
+#[inline(always)]
 pub(crate) fn from_vtep<'t>(
     topology: &'t Topology,
     segment: &'t Segment,

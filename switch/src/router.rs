@@ -36,7 +36,7 @@ impl<'e> Router<'e> {
     }
 
     /// Forwards a frame that was read from `port`.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn forward_from_port(
         &self,
         port: &'e Port,
@@ -66,7 +66,7 @@ impl<'e> Router<'e> {
     }
 
     /// Forwards a frame that came from `vtep`, one of the segment's.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn forward_from_vtep(
         &self,
         vtep: &Vtep,

@@ -9,6 +9,8 @@ mod model;
 mod neighbours;
 #[path = "cluster/rows.rs"]
 mod rows;
+#[path = "cluster/superframes.rs"]
+mod superframes;
 #[path = "cluster/told.rs"]
 mod told;
 #[path = "cluster/topology.rs"]

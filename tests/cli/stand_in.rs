@@ -22,6 +22,7 @@ use tapestry::control::{Command, ControlSocket, MetricsListener, Refusal, Snapsh
 
 /// What arrived at the stand-in, in the order of arrival.
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "there are a few of them")]
 pub(crate) enum Seen {
     PortAdd(PortSpec, ObjectOrigin),
     PortDel(String),
@@ -194,6 +195,8 @@ pub(crate) fn answer(command: Command, note: &mpsc::Sender<Seen>, more: &[FdbRow
                 false => Err(Refusal::not_found(format!("no node \"{name}\""))),
             });
         }
+        // It has no attachment socket.
+        Command::Attach(..) => {}
         Command::PodList(reply) => drop(reply.send(Ok(vec![pod()]))),
         Command::IpList(reply) => drop(reply.send(Ok(ips()))),
         Command::IpRelease(address, reply) => {

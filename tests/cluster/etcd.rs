@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::server::{Bench, Server, with_etcd};
-use crate::{config, etcd_store, is_alarmed, key, names, net, node, start, view, vtep};
+use crate::{Change, config, etcd_store, is_alarmed, key, names, net, node, start, view, vtep};
 
 /// A state directory for each node.
 fn state(bench: &Bench, number: u32) -> PathBuf {
@@ -346,7 +346,7 @@ fn tls_with_client_certificates_and_nothing_less() {
         let a = join(&bench, &good, 1);
         assert_eq!(share(&a).await, "10.244.0.0/24");
         a.stop().await;
-        let bad: [(&str, &dyn Fn(&mut Etcd)); 4] = [
+        let bad: [(&str, Change<Etcd>); 4] = [
             ("another authority", &|etcd| etcd.ca = Some(path("stranger.crt"))),
             ("no certificate", &|etcd| etcd.identity = None),
             ("a missing file", &|etcd| etcd.ca = Some(path("nobody.crt"))),
@@ -508,7 +508,7 @@ fn a_machine_that_is_renamed_or_installed_anew_keeps_its_share() {
         let a = join(&bench, &cluster, 3);
         assert_eq!(share(&a).await, own);
         let identity = fs::read_to_string(renamed.join("node-id")).unwrap();
-        assert_eq!(server.get("cidrs/10.244.0.0/24"), identity.trim());
+        assert_eq!(server.get(&format!("cidrs/{own}")), identity.trim());
         sees(&b, &["node-3"]).await;
         a.stop().await;
         b.stop().await;
@@ -633,7 +633,7 @@ fn one_of_three_members_may_be_killed_or_cut_off() {
             share(feed).await;
             view(feed, "sees the others", |view| view.others.len() == 2).await;
         }
-        for lost in 0..3 {
+        for lost in [0, 1, 2] {
             let address = 100 + u32::try_from(lost).unwrap();
             // The first way of being lost resets connections, the second leaves them hanging.
             if lost == 0 {

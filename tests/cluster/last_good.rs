@@ -5,9 +5,12 @@ use std::fs;
 use tapestry::cluster::last_good::{FILE, LastGood};
 use tapestry::cluster::membership::Memory;
 use tapestry::cluster::store::Own;
-use tapestry::config::Store;
+use tapestry::config::{Cluster, Store};
 
 use crate::{config, etcd_store, exception, key, net, node, own};
+
+/// A change of what a file belongs to.
+type Both = dyn Fn(&mut Cluster, &mut Own);
 
 fn memory() -> Memory {
     let mut second = node(2);
@@ -60,12 +63,12 @@ fn a_file_cut_at_any_byte_is_put_aside() {
 fn what_is_of_another_node_or_cluster_is_put_aside() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = config(etcd_store(Vec::new()));
-    let place = |change: &dyn Fn(&mut tapestry::config::Cluster, &mut Own)| {
+    let place = |change: &Both| {
         let (mut cluster, mut own) = (cluster.clone(), own(0));
         change(&mut cluster, &mut own);
         LastGood::new(dir.path(), &cluster, &own)
     };
-    let others: [(&str, &dyn Fn(&mut tapestry::config::Cluster, &mut Own)); 5] = [
+    let others: [(&str, &Both); 5] = [
         ("of node \"node-0\"", &|_, own| own.name = "x".to_owned()),
         ("identity", &|_, own| own.identity = "x".to_owned()),
         ("networks", &|cluster, _| cluster.networks[0].net = net("10.0.0.0/8")),

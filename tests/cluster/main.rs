@@ -40,6 +40,9 @@ pod_cidrs = ["10.244.0.0/24"]
     cluster
 }
 
+/// What makes something wrong.
+type Change<'a, T> = &'a dyn Fn(&mut T);
+
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }

@@ -6,7 +6,9 @@ use tapestry::cluster::model::{Node, View};
 use tapestry::cluster::store::{Object, Own, Update};
 use tapestry::config::Store;
 
-use crate::{at, config, exception, is_alarmed, key, membership, names, net, node, own, vtep};
+use crate::{
+    Change, at, config, exception, is_alarmed, key, membership, names, net, node, own, vtep,
+};
 
 fn listed(nodes: &[Node]) -> Update {
     let object = |node: &Node| (format!("nodes/{}", node.name), Ok(node.clone()) as Object);
@@ -71,7 +73,7 @@ fn a_malformed_object_loses_only_itself() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let bad: [(&str, &dyn Fn(&mut Node)); 14] = [
+    let bad: [(&str, Change<Node>); 14] = [
         ("outside the cluster's networks", &|n| n.pod_cidrs = vec![net("10.245.0.0/24")]),
         ("outside the cluster's networks", &|n| n.pod_cidrs = vec![net("10.0.0.0/8")]),
         ("host bits", &|n| n.pod_cidrs = vec![net("10.244.1.1/24")]),
@@ -117,7 +119,7 @@ fn what_cannot_be_a_nodes_address_is_left_out_with_a_word() {
 
 #[test]
 fn of_two_that_claim_the_same_the_first_stays_until_it_goes() {
-    let conflicts: [(&str, &dyn Fn(&mut Node)); 5] = [
+    let conflicts: [(&str, Change<Node>); 5] = [
         ("VTEP address", &|n| n.vtep.set_ip(vtep(1).ip())),
         ("identity", &|n| n.identity = node(1).identity),
         ("podCIDR", &|n| n.pod_cidrs = node(1).pod_cidrs),

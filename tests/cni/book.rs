@@ -119,7 +119,7 @@ fn wish(container: &str) -> Reserve {
 
 impl Case {
     fn new() -> Self {
-        let mut pool = Pool::new(Duration::from_mins(1));
+        let mut pool = Pool::new(Duration::from_secs(60));
         let nets: Vec<IpNet> =
             ["10.244.1.0/24", "fd00::/64"].map(|text| text.parse().unwrap()).to_vec();
         pool.set_ranges(&nets).unwrap();

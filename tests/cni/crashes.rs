@@ -26,7 +26,7 @@ fn a_plugin_that_dies_at_any_step_leaves_nothing() {
         if let (3, Some(made)) = (steps, &made) {
             let queues: Vec<_> = made.queues.iter().map(|queue| queue.as_fd()).collect();
             client.attach(made.facts.ifindex, &queues).unwrap();
-            assert_eq!(node.attached(), [pod.id.clone()]);
+            assert_eq!(node.attached(), std::slice::from_ref(&pod.id));
         }
         // As when the process dies: its descriptors are closed, in any order.
         drop((made, client));

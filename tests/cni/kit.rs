@@ -226,6 +226,19 @@ impl Node {
         conf
     }
 
+    /// What the command line prints as JSON.
+    pub(crate) fn cli(&self, args: &[&str]) -> Value {
+        let socket = self.dir.path().join("tapestry.sock");
+        let output = Command::new(env!("CARGO_BIN_EXE_tapestry"))
+            .args(args)
+            .args(["--json", "--socket"])
+            .arg(socket)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     /// Addresses that could be given now.
     pub(crate) fn free(&self) -> u64 {
         self.client().status(None, false).unwrap().unwrap()

@@ -317,7 +317,7 @@ fn another_pod_cidr_under_running_pods_keeps_them() {
     Call::of("CHECK", &after(&conf, &result), &old).run().unwrap();
     assert_eq!(address_of(&Call::of("ADD", &conf, &new).run().unwrap()), "10.244.9.2/32");
     Call::of("DEL", &conf, &old).run().unwrap();
-    assert_eq!(node.attached(), [new.id.clone()]);
+    assert_eq!(node.attached(), std::slice::from_ref(&new.id));
 }
 
 #[test]
@@ -334,6 +334,45 @@ fn a_namespace_that_vanishes_without_a_word_is_found() {
     drop(pod);
     assert!(eventually(Duration::from_secs(25), || node.attached() == [other.id.clone()]), "{id}");
     assert_eq!(node.free(), 252);
+}
+
+#[test]
+fn the_command_line_shows_pods_and_addresses() {
+    if !permitted() {
+        return;
+    }
+    let node = Node::new(&["10.244.1.0/24"]);
+    let conf = node.conf(&json!({}));
+    let (pod, gone) = (Pod::new(), Pod::new());
+    Call::of("ADD", &conf, &pod).run().unwrap();
+    Call::of("ADD", &conf, &gone).run().unwrap();
+    Call::of("DEL", &conf, &gone).run().unwrap();
+    let pods = node.cli(&["pod", "list"]);
+    assert_eq!(
+        (pods.as_array().unwrap().len(), &pods[0]["container"]),
+        (1, &pod.id.clone().into())
+    );
+    assert_eq!(pods[0]["addresses"], json!(["10.244.1.2"]));
+    let states = |node: &Node| -> Vec<(String, String)> {
+        let rows = node.cli(&["ip", "list"]);
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|row| (text(row, "address"), text(row, "state"))).collect()
+    };
+    let used = ("10.244.1.2".to_owned(), "used".to_owned());
+    let resting = ("10.244.1.3".to_owned(), "resting".to_owned());
+    let before = states(&node);
+    assert!(before.contains(&used) && before.contains(&resting), "{before:?}");
+    node.cli(&["ip", "release", "10.244.1.3"]);
+    let after = states(&node);
+    assert!(after.contains(&used) && !after.contains(&resting), "{after:?}");
+
+    let id = pod.id.clone();
+    drop(pod);
+    let orphans = || node.cli(&["gc", "--dry-run"])["orphans"].clone();
+    assert!(eventually(Duration::from_secs(5), || orphans()[0]["container"] == id.as_str()));
+    node.cli(&["gc"]);
+    assert_eq!((orphans(), node.attached().len()), (json!([]), 0));
 }
 
 #[test]

@@ -199,7 +199,7 @@ pub(crate) fn untranslated_service_traffic_is_refused() -> Result<()> {
         let begun = Instant::now();
         let error = ask(lab.space(Who::P1), None, at, Type::STREAM).err().context("no error")?;
         ensure!(format!("{error:#}").contains("refused"), "{error:#}");
-        ensure!(begun.elapsed() < Duration::from_secs(1));
+        ensure!(begun.elapsed() < Duration::from_secs(10));
     }
     let path = "/proc/thread-self/net/nf_conntrack";
     let text = lab.space(Who::A).run(|| std::fs::read_to_string(path))??;

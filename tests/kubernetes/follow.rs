@@ -6,7 +6,7 @@ use serde_json::json;
 use tapestry::cluster::kubernetes::Pace;
 use tapestry::cluster::store::Order;
 
-use super::seen::{Running, brisk, own};
+use super::seen::{Running, brisk};
 use super::stand_in::{Fault, Kind, StandIn, member, recorded, recorded_nodes};
 
 /// The recorded Nodes: node-1 (this one), node-2 and node-3 as members, one without a podCIDR.
@@ -21,7 +21,6 @@ async fn cluster() -> StandIn {
 
 async fn running(server: &StandIn) -> Running {
     let mut store = Running::start(server.kubeconfig(), "node-1", brisk());
-    store.order(Order::Publish(own())).await;
     store.until("all members", |seen| seen.names() == ["node-1", "node-2", "node-3"]).await;
     server.until("a watch", |server| server.count(Kind::Watch) > 0).await;
     store

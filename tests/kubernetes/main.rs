@@ -12,3 +12,4 @@ mod recordings;
 mod scale;
 mod seen;
 mod stand_in;
+mod tls;

@@ -21,9 +21,7 @@ async fn a_real_api_server() {
     };
     let node = std::env::var("TAPESTRY_KUBE_NODE").unwrap_or_else(|_| "node-1".into());
     let mut store = Running::start(kubeconfig.clone(), &node, Pace { page: 2, ..Pace::default() });
-    let mut own = own();
-    own.name.clone_from(&node);
-    store.order(Order::Publish(own.clone())).await;
+    let own = own();
     store.until("a list", |seen| seen.lists > 0).await;
     let seen = store.until("this node", |seen| seen.members.contains_key(&node)).await;
     assert_eq!(seen.vtep(&node).unwrap(), own.vtep.to_string(), "{:?}", seen.refused);

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tapestry::cluster::kubernetes::Pace;
-use tapestry::cluster::store::Order;
 
-use super::seen::{Running, brisk, own};
+use super::seen::{Running, brisk};
 use super::stand_in::{Kind, StandIn, member, recorded_nodes};
 
 const NODES: usize = 5_000;
@@ -37,7 +36,6 @@ async fn five_thousand_nodes_are_listed_quickly_and_in_bounded_memory() {
     let before = peak();
     let pace = Pace { page: Pace::default().page, ..brisk() };
     let mut store = Running::start(server.kubeconfig(), "node-1", pace);
-    store.order(Order::Publish(own())).await;
     let began = Instant::now();
     let seen = store.until("all of them", |seen| seen.members.len() == NODES).await;
     let took = began.elapsed();

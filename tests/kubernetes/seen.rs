@@ -58,14 +58,19 @@ pub(crate) fn own() -> Own {
 }
 
 impl Running {
-    /// The store of a node.
+    /// The store of a node that says of itself what [`own`] does.
     pub(crate) fn start(kubeconfig: PathBuf, node: &str, pace: Pace) -> Self {
+        Self::start_as(kubeconfig, node, pace, Own { name: node.into(), ..own() })
+    }
+
+    /// The store of a node.
+    pub(crate) fn start_as(kubeconfig: PathBuf, node: &str, pace: Pace, own: Own) -> Self {
         let (updates_in, updates) = mpsc::channel(4096);
         let (orders, orders_out) = mpsc::channel(16);
         let (works, works_out) = watch::channel(false);
         let config = Kubernetes { kubeconfig: Some(kubeconfig), node: Name::new(node).unwrap() };
         let link = Link { updates: updates_in, orders: orders_out };
-        let task = tokio::spawn(Store::new(&config, pace, link, works_out).run());
+        let task = tokio::spawn(Store::new(&config, pace, own, link, works_out).run());
         Self { seen: Seen::default(), orders, works, updates, task }
     }
 

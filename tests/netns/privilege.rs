@@ -1,5 +1,7 @@
 //! A daemon without any capability, and the helper that has them in its place.
 
+#![allow(clippy::unwrap_used, reason = "an error that is wanted and not there fails the test")]
+
 use std::fs::Permissions;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;

@@ -340,6 +340,12 @@ impl Etcd {
         }
         if self.is_recorded {
             self.stay_alive(session).await?;
+        } else if session.seen_due <= now {
+            // A node with a lease hears from etcd all the time, one without has to ask.
+            session.seen_due = now + self.config.lease;
+            let key = self.mirror.absolute(&node_key(&self.own.name));
+            session.client.range(wire::RangeRequest { key, ..Default::default() }).await?;
+            self.link.report(Update::Answered).await?;
         }
         Ok(())
     }

@@ -6,7 +6,6 @@
 //! they differ, and never on a Node of another uid than the one that was read.
 
 mod api;
-mod backoff;
 mod failure;
 mod follow;
 pub mod object;
@@ -24,8 +23,8 @@ use tracing::{info, warn};
 
 use self::api::Api;
 pub use self::api::Patience;
-use self::backoff::Backoff;
 pub use self::failure::Failure;
+use super::backoff::Backoff;
 use super::store::{Gone, Link, Object as Record, Order, Own, Update};
 use crate::config::Kubernetes;
 
@@ -80,7 +79,7 @@ pub struct Store {
     works: watch::Receiver<bool>,
     /// The own Node.
     name: String,
-    /// What is said of it; `None`: nothing, or nothing any more.
+    /// What is said of it; `None`: nothing any more, it was given back.
     own: Option<Own>,
     node: Option<object::Object>,
     writing: own::Writing,
@@ -123,11 +122,18 @@ impl From<Failure> for Stop {
 }
 
 impl Store {
-    /// The store that a configuration describes. `works` is whether this node's network works: its
-    /// podCIDR is known, its gateway port and underlay are up. Once it does, and not before, the
-    /// own Node's `NetworkUnavailable` is set to False; it is never set to True.
+    /// The store that a configuration describes, for a node that says `own` of itself. `works` is
+    /// whether this node's network works: its podCIDR is known, its gateway port and underlay are
+    /// up. Once it does, and not before, the own Node's `NetworkUnavailable` is set to False; it is
+    /// never set to True.
     #[must_use]
-    pub fn new(config: &Kubernetes, pace: Pace, link: Link, works: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        config: &Kubernetes,
+        pace: Pace,
+        own: Own,
+        link: Link,
+        works: watch::Receiver<bool>,
+    ) -> Self {
         let name = config.node.to_string();
         let seed = RandomState::new().hash_one(&name);
         Self {
@@ -137,7 +143,7 @@ impl Store {
             link,
             works,
             name,
-            own: None,
+            own: Some(own),
             node: None,
             writing: own::Writing::new(pace, seed),
             version: None,

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::api::Part;
-use super::backoff::Backoff;
 use super::failure::Failure;
 use super::object::{IDENTITY, Object, VTEP};
 use super::{Pace, Store, follow, publish};
+use crate::cluster::backoff::Backoff;
 use crate::cluster::store::{Gone, Object as Record, Own, Release, Update};
 
 /// When to write next, and whether at all.
@@ -223,7 +223,8 @@ impl Store {
 
     async fn released(&mut self, name: &str, force: bool) -> Result<String, String> {
         let node = self.api.node(name).await.map_err(|failure| failure.to_string())?;
-        let alive = name == self.name || node.condition("Ready") == Some("True");
+        // Of its own pods the daemon has made sure before it asks.
+        let alive = name != self.name && node.condition("Ready") == Some("True");
         if alive && !force {
             return Err(format!("Node {name:?} seems to be alive; with force it is done even so"));
         }

@@ -134,7 +134,7 @@ impl Naive<'_> {
         (None, own > 0 || network > 0)
     }
 
-    fn from_port(&self, from: &PortSpec, source: IpAddr, to: IpAddr, ttl: u8) -> Fate {
+    fn of_port(&self, from: &PortSpec, source: IpAddr, to: IpAddr, ttl: u8) -> Fate {
         let gateway = matches!(from.role, PortRole::Gateway { .. });
         if !from.up {
             return Fate::Drop(DropReason::PortDown);
@@ -159,7 +159,7 @@ impl Naive<'_> {
         if ttl <= 1 { Fate::Told } else { fate }
     }
 
-    fn from_vtep(&self, vtep: u8, source: IpAddr, to: IpAddr) -> Fate {
+    fn of_vtep(&self, vtep: u8, source: IpAddr, to: IpAddr) -> Fate {
         if self.owner(source).0 != Some(vtep) {
             return Fate::Drop(DropReason::SpoofedAddress);
         }
@@ -216,9 +216,9 @@ fn run(spec: &TopologySpec, steps: &[Step]) -> Result<(), TestCaseError> {
         let want = match (from, at) {
             (Some(port), _) => {
                 unit = unit.from(port.mac.unwrap().get());
-                naive.from_port(port, source, step.to, step.ttl)
+                naive.of_port(port, source, step.to, step.ttl)
             }
-            (None, At::Vtep(vtep)) => naive.from_vtep(vtep, source, step.to),
+            (None, At::Vtep(vtep)) => naive.of_vtep(vtep, source, step.to),
             (None, At::Port(_)) => unreachable!("a port was found"),
         };
         // A second later: errors have their pace.
@@ -249,7 +249,7 @@ fn run(spec: &TopologySpec, steps: &[Step]) -> Result<(), TestCaseError> {
                 prop_assert!(drops.sum::<u64>() > 0, "{step:?} is {want:?}: {counted:?}");
             }
             (want, fate) => {
-                prop_assert_eq!(Some(want), fate.as_ref(), "{:?} from {}", step, source)
+                prop_assert_eq!(Some(want), fate.as_ref(), "{:?} from {}", step, source);
             }
         }
     }
@@ -308,8 +308,9 @@ fn check_sent(
             Sent::ToVteps { bytes, .. } => (bytes, true),
         };
         let ethernet = Ethernet::parse(bytes).unwrap();
+        // IP alone goes on.
         let inet = Inet::at(bytes, &ethernet);
-        let (source, _) = inet.and_then(|inet| inet.addresses(bytes)).expect("IP alone goes on");
+        let (source, _) = inet.and_then(|inet| inet.addresses(bytes)).unwrap();
         match at {
             At::Vtep(n) => {
                 prop_assert!(!remote, "split horizon");

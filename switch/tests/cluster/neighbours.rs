@@ -190,19 +190,15 @@ fn ping(source: IpAddr, len: usize) -> Unit {
 fn pong(asked: &Unit) -> Vec<u8> {
     let mut l3 = asked.l3.clone();
     if l3[0] == 0x45 {
-        (
-            l3[12..16].copy_from_slice(&asked.l3[16..20]),
-            l3[16..20].copy_from_slice(&asked.l3[12..16]),
-        );
+        l3[12..16].copy_from_slice(&asked.l3[16..20]);
+        l3[16..20].copy_from_slice(&asked.l3[12..16]);
         l3[20] = 0;
         l3[22..24].fill(0);
         let sum = naive_sum(&l3[20..]);
         l3[22..24].copy_from_slice(&sum.to_be_bytes());
     } else {
-        (
-            l3[8..24].copy_from_slice(&asked.l3[24..40]),
-            l3[24..40].copy_from_slice(&asked.l3[8..24]),
-        );
+        l3[8..24].copy_from_slice(&asked.l3[24..40]);
+        l3[24..40].copy_from_slice(&asked.l3[8..24]);
         l3[40] = 129;
         l3[42..44].fill(0);
         let len = (l3.len() as u32 - 40).to_be_bytes();

@@ -34,19 +34,19 @@ pub(crate) fn from_pod() -> Vec<Row> {
     let pod = |name, to| on(name, "two", udp(TWO, to));
     let pod6 = |name, to| on(name, "two", udp(TWO6, to));
     vec![
-        pod("to a pod here", "10.244.1.3").to_port("three", 3),
-        pod6("to a pod here, IPv6", "fd44:0:0:1::3").to_port("three", 3),
-        pod("to a pod of another node", "10.244.2.9").to_vtep(2),
-        pod6("to a pod of another node, IPv6", "fd44:0:0:3::9").to_vtep(3),
-        pod("to an exception", "10.244.2.77").to_vtep(3),
-        pod("to an exception of this node's own", "10.244.1.88").to_vtep(3),
-        pod("to another node itself", "172.16.0.3").to_vtep(3),
-        pod("to the gateway port", "10.244.1.1").to_port("gw", 1),
-        pod6("to the gateway port, IPv6", "fd44:0:0:1::1").to_port("gw", 1),
-        pod("to this node by its other name", "172.16.0.1").to_port("gw", 1),
-        pod("out of the cluster", "198.51.100.1").to_port("gw", 1),
-        pod6("out of the cluster, IPv6", "2001:db8::1").to_port("gw", 1),
-        pod("the cloud's metadata", "169.254.169.254").to_port("gw", 1),
+        pod("to a pod here", "10.244.1.3").routed_to("three", 3),
+        pod6("to a pod here, IPv6", "fd44:0:0:1::3").routed_to("three", 3),
+        pod("to a pod of another node", "10.244.2.9").tunnelled_to(2),
+        pod6("to a pod of another node, IPv6", "fd44:0:0:3::9").tunnelled_to(3),
+        pod("to an exception", "10.244.2.77").tunnelled_to(3),
+        pod("to an exception of this node's own", "10.244.1.88").tunnelled_to(3),
+        pod("to another node itself", "172.16.0.3").tunnelled_to(3),
+        pod("to the gateway port", "10.244.1.1").routed_to("gw", 1),
+        pod6("to the gateway port, IPv6", "fd44:0:0:1::1").routed_to("gw", 1),
+        pod("to this node by its other name", "172.16.0.1").routed_to("gw", 1),
+        pod("out of the cluster", "198.51.100.1").routed_to("gw", 1),
+        pod6("out of the cluster, IPv6", "2001:db8::1").routed_to("gw", 1),
+        pod("the cloud's metadata", "169.254.169.254").routed_to("gw", 1),
         pod("to nobody of this node", "10.244.1.200").told(HOST[0], "10.244.1.1"),
         pod6("to nobody of this node, IPv6", "fd44:0:0:1::200").told(HOST[1], "fd44:0:0:1::1"),
         pod("to nobody's podCIDR", "10.244.9.1").told(HOST[0], "10.244.1.1"),
@@ -79,9 +79,9 @@ pub(crate) fn from_pod() -> Vec<Row> {
         pod("to everybody in a unicast frame", "255.255.255.255").drops(Why::NoRoute),
         pod6("to a link-local address", "fe80::2").drops(Why::NoRoute),
         pod6("to the unspecified address", "::").drops(Why::NoRoute),
-        on("with a priority tag", "two", udp(TWO, "10.244.2.9").priority()).to_vtep(2),
+        on("with a priority tag", "two", udp(TWO, "10.244.2.9").priority()).tunnelled_to(2),
         on("with a priority tag, here", "two", udp(TWO, "10.244.1.3").priority())
-            .to_port("three", 3),
+            .routed_to("three", 3),
         on("with a VLAN tag", "two", {
             let mut unit = udp(TWO, "10.244.1.3");
             unit.tags = vec![(0x8100, 7)];
@@ -106,7 +106,7 @@ pub(crate) fn identity() -> Vec<Row> {
         on("from outside", "two", udp("198.51.100.1", "10.244.1.3")).drops(Why::SpoofedAddress),
         on("from link-local", "two", udp("fe80::2", "fd44:0:0:1::3")).drops(Why::SpoofedAddress),
         on("from nobody", "two", udp("0.0.0.0", "10.244.1.3")).drops(Why::SpoofedAddress),
-        on("who may spoof, does", "loose", udp("198.51.100.1", "10.244.2.9")).to_vtep(2),
+        on("who may spoof, does", "loose", udp("198.51.100.1", "10.244.2.9")).tunnelled_to(2),
         on("to a pod's own MAC", "two", to_three().to(mac(3).get())).drops(Why::NotGateway),
         on("neither version of IP", "two", to_three().carrying(0x88b5, vec![0; 46]))
             .drops(Why::NotIp),
@@ -130,7 +130,7 @@ pub(crate) fn identity() -> Vec<Row> {
             unit.l3.resize(46, 0);
             unit
         })
-        .to_port("three", 3),
+        .routed_to("three", 3),
     ]
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn errors() -> Vec<Row> {
         on("one hop left", "two", two("10.244.2.9", 1)).told(TIME[0], "10.244.1.1"),
         on("one hop left, IPv6", "two", two6("fd44:0:0:2::9", 1)).told(TIME[1], "fd44:0:0:1::1"),
         on("no hop left", "two", two("10.244.1.3", 0)).told(TIME[0], "10.244.1.1"),
-        on("two hops left", "two", two("10.244.2.9", 2)).to_vtep(2),
+        on("two hops left", "two", two("10.244.2.9", 2)).tunnelled_to(2),
         on("no hop left and nobody there", "two", two("10.244.9.9", 1)).told(HOST[0], "10.244.1.1"),
         on("one hop left, from the gateway port", "gw", udp("10.244.1.1", "10.244.2.9").ttl(1))
             .told(TIME[0], "169.254.1.1"),
@@ -153,7 +153,7 @@ pub(crate) fn errors() -> Vec<Row> {
             udp("fd44:0:0:1::1", "fd44:0:0:2::9").ttl(1),
         )
         .told(TIME[1], "fe80::1"),
-        on("the last byte that fits", "two", big(TWO, "10.244.2.9", 1422)).to_vtep(2),
+        on("the last byte that fits", "two", big(TWO, "10.244.2.9", 1422)).tunnelled_to(2),
         on("one byte too many", "two", big(TWO, "10.244.2.9", 1423)).too_big(
             1450,
             BIG[0],
@@ -182,7 +182,7 @@ pub(crate) fn errors() -> Vec<Row> {
         on("a later fragment, IPv6, to nobody", "two", fragment6("fd44:0:0:9::9", 9, 5))
             .drops(Why::NoRoute),
         on("a later fragment to somebody", "two", two("10.244.2.9", 9).byte(6, 0).byte(7, 5))
-            .to_vtep(2),
+            .tunnelled_to(2),
         on("a header that does not sum up, to nobody", "two", {
             let mut unit = two("10.244.9.9", 9);
             unit.l3[11] ^= 4;
@@ -220,9 +220,9 @@ pub(crate) fn tunnels() -> Vec<Row> {
         on("to this node's address", "two", to("172.16.0.1", 8472)).drops(Why::PodToVtep),
         on("to the gateway port's address", "two", to("10.244.1.1", 4789)).drops(Why::PodToVtep),
         on("who may spoof may not this", "loose", to("192.0.2.2", 4789)).drops(Why::PodToVtep),
-        on("to a VTEP's other ports", "two", to("192.0.2.2", 53)).to_port("gw", 1),
-        on("to a pod's VXLAN port", "two", to("10.244.2.9", 4789)).to_vtep(2),
-        on("to an exception's VXLAN port", "two", to("10.244.2.77", 8472)).to_vtep(3),
+        on("to a VTEP's other ports", "two", to("192.0.2.2", 53)).routed_to("gw", 1),
+        on("to a pod's VXLAN port", "two", to("10.244.2.9", 4789)).tunnelled_to(2),
+        on("to an exception's VXLAN port", "two", to("10.244.2.77", 8472)).tunnelled_to(3),
         on("to a configured port", "two", to("192.0.2.2", 7777))
             .given(|spec| spec.segments[0].cluster.as_mut().unwrap().vtep_port = 7777)
             .drops(Why::PodToVtep),
@@ -234,8 +234,8 @@ pub(crate) fn tunnels() -> Vec<Row> {
             unit.byte(3, 22)
         })
         .drops(Why::PodToVtep),
-        on("a later fragment to a VTEP", "two", to("192.0.2.2", 7).byte(7, 3)).to_port("gw", 1),
-        on("the gateway port may", "gw", to("172.16.0.2", 4789)).to_vtep(2),
+        on("a later fragment to a VTEP", "two", to("192.0.2.2", 7).byte(7, 3)).routed_to("gw", 1),
+        on("the gateway port may", "gw", to("172.16.0.2", 4789)).tunnelled_to(2),
     ]
 }
 
@@ -243,13 +243,13 @@ pub(crate) fn tunnels() -> Vec<Row> {
 pub(crate) fn from_gateway() -> Vec<Row> {
     let gw = |name, from, to| on(name, "gw", udp(from, to).from(mac(1).get()));
     vec![
-        gw("the node to a pod", "10.244.1.1", TWO).to_port("two", 2),
-        gw("the node to a pod, IPv6", "fd44:0:0:1::1", TWO6).to_port("two", 2),
-        gw("the node to a pod elsewhere", "10.244.1.1", "10.244.3.9").to_vtep(3),
-        gw("the node to another node", "10.244.1.1", "172.16.0.2").to_vtep(2),
-        gw("outside to a pod", "198.51.100.1", TWO).to_port("two", 2),
-        gw("a Service's backend back to its pod", TWO, TWO).to_port("two", 2),
-        gw("a Service's backend elsewhere", TWO, "10.244.2.9").to_vtep(2),
+        gw("the node to a pod", "10.244.1.1", TWO).routed_to("two", 2),
+        gw("the node to a pod, IPv6", "fd44:0:0:1::1", TWO6).routed_to("two", 2),
+        gw("the node to a pod elsewhere", "10.244.1.1", "10.244.3.9").tunnelled_to(3),
+        gw("the node to another node", "10.244.1.1", "172.16.0.2").tunnelled_to(2),
+        gw("outside to a pod", "198.51.100.1", TWO).routed_to("two", 2),
+        gw("a Service's backend back to its pod", TWO, TWO).routed_to("two", 2),
+        gw("a Service's backend elsewhere", TWO, "10.244.2.9").tunnelled_to(2),
         gw("back out again", "10.244.1.1", "198.51.100.1").drops(Why::NoRoute),
         gw("back out again, IPv6", "fd44:0:0:1::1", "2001:db8::1").drops(Why::NoRoute),
         gw("the node to itself", "10.244.1.1", "172.16.0.1").drops(Why::SamePort),
@@ -269,15 +269,15 @@ pub(crate) fn from_gateway() -> Vec<Row> {
 pub(crate) fn from_underlay() -> Vec<Row> {
     let from = |name, n, source, to| via(name, n, udp(source, to).from(GATEWAY_MAC.get()));
     vec![
-        from("underlay: its pod to a pod", 2, "10.244.2.9", TWO).to_port("two", 2),
-        from("underlay: its pod to a pod, IPv6", 3, "fd44:0:0:3::9", TWO6).to_port("two", 2),
-        from("underlay: an exception to a pod", 3, "10.244.2.77", TWO).to_port("two", 2),
+        from("underlay: its pod to a pod", 2, "10.244.2.9", TWO).routed_to("two", 2),
+        from("underlay: its pod to a pod, IPv6", 3, "fd44:0:0:3::9", TWO6).routed_to("two", 2),
+        from("underlay: an exception to a pod", 3, "10.244.2.77", TWO).routed_to("two", 2),
         from("underlay: an exception's old place", 2, "10.244.2.77", TWO)
             .drops(Why::SpoofedAddress),
-        from("underlay: its node to a pod", 2, "172.16.0.2", TWO).to_port("two", 2),
-        from("underlay: its pod to this node", 2, "10.244.2.9", "172.16.0.1").to_port("gw", 1),
+        from("underlay: its node to a pod", 2, "172.16.0.2", TWO).routed_to("two", 2),
+        from("underlay: its pod to this node", 2, "10.244.2.9", "172.16.0.1").routed_to("gw", 1),
         from("underlay: its pod to the gateway port", 2, "10.244.2.9", "10.244.1.1")
-            .to_port("gw", 1),
+            .routed_to("gw", 1),
         from("underlay: another node's pod", 2, "10.244.3.9", TWO).drops(Why::SpoofedAddress),
         from("underlay: a pod of this node", 2, "10.244.1.3", TWO).drops(Why::SpoofedAddress),
         from("underlay: this node itself", 2, "10.244.1.1", TWO).drops(Why::SpoofedAddress),
@@ -304,9 +304,9 @@ pub(crate) fn from_underlay() -> Vec<Row> {
             2,
             udp("10.244.2.9", TWO).priority(),
         )
-        .to_port("two", 2),
+        .routed_to("two", 2),
         via("underlay: the last hop is not taken", 2, udp("10.244.2.9", TWO).ttl(1))
-            .to_port("two", 2),
+            .routed_to("two", 2),
         via("underlay: to a pod's MAC", 2, udp("10.244.2.9", TWO).to(mac(2).get()))
             .drops(Why::NotGateway),
         via("underlay: ARP", 2, udp("10.244.2.9", TWO).carrying(0x0806, vec![0; 46]))

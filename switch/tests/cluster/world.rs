@@ -261,12 +261,12 @@ impl Row {
     }
 
     /// Is routed to a port, to the MAC address that ends with `n`.
-    pub(crate) fn to_port(self, port: &'static str, n: u8) -> Self {
+    pub(crate) fn routed_to(self, port: &'static str, n: u8) -> Self {
         let ages = matches!(self.at, At::Port(_));
         Self { want: Want::Port(port, passed(&self.unit, mac(n), ages)), ..self }
     }
 
-    pub(crate) fn to_vtep(self, n: u8) -> Self {
+    pub(crate) fn tunnelled_to(self, n: u8) -> Self {
         Self { want: Want::Vtep(n, passed(&self.unit, GATEWAY_MAC, true)), ..self }
     }
 

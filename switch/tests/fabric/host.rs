@@ -1,11 +1,13 @@
 //! A host: a smoltcp stack behind a port.
 
+use encap::MacAddr;
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address, Ipv6Address};
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use switch::{GATEWAY_V4, GATEWAY_V6};
 
 /// A host of the fabric, by its place in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +37,31 @@ pub(crate) fn ipv6(n: u8) -> IpAddr {
 
 impl Host {
     pub(crate) fn new(n: u8, node: usize, port: String, vlan: Option<u16>) -> Self {
+        let addresses = [IpCidr::new(ipv4(n).into(), 24), IpCidr::new(ipv6(n).into(), 64)];
+        let mac = MacAddr([2, 0, 0, 0, 0, n]);
+        Self::with(mac, &addresses, node, port, vlan)
+    }
+
+    /// A host with these addresses and no neighbour but the gateway of its cluster segment. smoltcp
+    /// has no fixed neighbours, and believes ARP only within a network of its own: so it gets one
+    /// around the gateway, behind the addresses that it speaks from.
+    pub(crate) fn routed(mac: MacAddr, addresses: &[IpAddr], node: usize, port: String) -> Self {
+        let alone = |ip: &IpAddr| IpCidr::new((*ip).into(), if ip.is_ipv4() { 32 } else { 128 });
+        let mut addresses: Vec<IpCidr> = addresses.iter().map(alone).collect();
+        addresses.push(IpCidr::new(Ipv4Address::new(169, 254, 1, 2).into(), 30));
+        let mut host = Self::with(mac, &addresses, node, port, None);
+        host.interface.routes_mut().add_default_ipv4_route(GATEWAY_V4).unwrap();
+        host.interface.routes_mut().add_default_ipv6_route(GATEWAY_V6).unwrap();
+        host
+    }
+
+    fn with(mac: MacAddr, cidrs: &[IpCidr], node: usize, port: String, vlan: Option<u16>) -> Self {
+        let n = mac.0[5];
         let mut nic = Nic::default();
-        let mut config = Config::new(EthernetAddress([2, 0, 0, 0, 0, n]).into());
+        let mut config = Config::new(EthernetAddress(mac.0).into());
         config.random_seed = u64::from(n);
         let mut interface = Interface::new(config, &mut nic, Instant::ZERO);
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(ipv4(n).into(), 24)).unwrap();
-            addresses.push(IpCidr::new(ipv6(n).into(), 64)).unwrap();
-        });
+        interface.update_ip_addrs(|addresses| addresses.extend_from_slice(cidrs).unwrap());
         let (sockets, capture) = (SocketSet::new(Vec::new()), VecDeque::new());
         Self { n, node, port, sockets, interface, capture, nic, vlan }
     }

@@ -4,16 +4,18 @@
 //!
 //! What is real here: engines, FDBs, counters, VXLAN bytes, segmentation and coalescing, and the
 //! hosts' stacks. What stands in: the drivers, by some lines in `node.rs`.
-#![allow(dead_code, reason = "each user takes its own part")]
+#![allow(dead_code, unused_imports, reason = "each user takes its own part")]
 
 mod host;
 mod link;
 mod node;
+mod pods;
 mod traffic;
 
 pub(crate) use host::{Host, HostId, ipv4, ipv6};
 pub(crate) use link::Link;
 pub(crate) use node::Node;
+pub(crate) use pods::pod_ips;
 pub(crate) use traffic::Transfer;
 
 use link::Wires;

@@ -15,7 +15,7 @@ use crate::measured;
 use crate::table::station;
 use crate::train;
 
-const NOW: Tick = Tick(1_000);
+pub(crate) const NOW: Tick = Tick(1_000);
 /// Stations behind the VTEP and behind the second port.
 const STATIONS: u64 = 1_000;
 /// The number of the first one behind the VTEP.
@@ -27,9 +27,9 @@ const SMALL: usize = 6;
 
 /// Counts what came; writes the VXLAN header, as the underlay's driver does, and leaves it at that.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
-    to_ports: u64,
-    to_vteps: u64,
+pub(crate) struct Seen {
+    pub(crate) to_ports: u64,
+    pub(crate) to_vteps: u64,
 }
 
 impl Sink for Seen {

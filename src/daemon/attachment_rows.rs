@@ -1,0 +1,120 @@
+//! What the daemon says of its pods and their addresses: the rows of the control socket.
+
+use std::net::IpAddr;
+
+use tracing::info;
+
+use super::clock::unix_ms;
+use super::state::Daemon;
+use crate::attach::{AddressRow, AddressState, Book, Host, Key, PodRow};
+use crate::config::Role;
+use crate::control::cluster::{self, GcReport, GcScope, IpRow, IpState};
+use crate::control::model::Done;
+use crate::control::{Answer, Refusal};
+
+impl Daemon {
+    /// Every attachment, by network and container.
+    pub(super) fn pod_rows(&self) -> Vec<cluster::PodRow> {
+        let mut rows = Host::pods(self);
+        rows.sort_by(|a, b| a.pod.key.cmp(&b.pod.key));
+        rows.iter().map(shown).collect()
+    }
+
+    /// Every address that is not free, the gateway port's included.
+    pub(super) fn ip_rows(&self) -> Answer<Vec<IpRow>> {
+        self.cluster()?;
+        let used = self.book()?.pool.rows(self.clock.tick());
+        let gateway = self.ports.values().filter(|held| held.port.role == Role::Gateway);
+        let gateway = gateway.flat_map(|held| {
+            held.port.addresses.iter().map(|net| (net.addr(), held.port.name.to_string()))
+        });
+        let mut rows: Vec<(IpAddr, IpRow)> =
+            used.into_iter().map(|row| (row.address, self.ip_row(row))).collect();
+        rows.extend(gateway.map(|(address, port)| {
+            let state = IpState::Gateway;
+            let port = Some(port);
+            (address, IpRow { address: address.to_string(), state, port, ..IpRow::default() })
+        }));
+        rows.sort_by_key(|(address, _)| *address);
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    fn ip_row(&self, row: AddressRow) -> IpRow {
+        let address = row.address.to_string();
+        match row.state {
+            AddressState::Used(key) => IpRow {
+                address,
+                state: IpState::Used,
+                port: self.port_of(&key),
+                container: Some(key.container),
+                rests_ms: None,
+            },
+            AddressState::Resting(ms) => {
+                IpRow { address, state: IpState::Resting, rests_ms: Some(ms), ..IpRow::default() }
+            }
+        }
+    }
+
+    fn port_of(&self, key: &Key) -> Option<String> {
+        let own = |held: &&super::ports::Attachment| {
+            held.port.pod.as_ref().is_some_and(|pod| pod.key == *key)
+        };
+        self.ports.values().find(own).map(|held| held.port.name.to_string())
+    }
+
+    /// Has an address rest no longer. One that is a pod's stays its own.
+    pub(super) fn ip_release(&mut self, text: &str) -> Answer<Done> {
+        self.cluster()?;
+        let wrong = |_| Refusal::invalid(format!("\"{text}\" is no IP address")).at("address");
+        let address: IpAddr = text.parse().map_err(wrong)?;
+        let now = self.clock.tick();
+        let Some(book) = self.attachments.book.as_mut() else { return Err(in_use()) };
+        let row = book.pool.rows(now).into_iter().find(|row| row.address == address);
+        match row.map(|row| row.state) {
+            Some(AddressState::Used(key)) => {
+                Err(Refusal::refused(format!("{address} is that of {key}: remove the pod")))
+            }
+            Some(AddressState::Resting(_)) => {
+                book.pool.wake_up(address);
+                Ok(Done { done: format!("{address} is free") })
+            }
+            None => Err(Refusal::not_found(format!("{address} is nobody's and does not rest"))),
+        }
+    }
+
+    /// Removes the attachments whose namespaces are gone, without waiting any longer for who might
+    /// still remove them; or only says which.
+    pub(super) fn collect(&mut self, scope: GcScope) -> Answer<GcReport> {
+        self.finish_bringing();
+        let gone: Vec<PodRow> = Host::pods(self).into_iter().filter(|row| row.gone).collect();
+        let orphans = gone.iter().map(shown).collect();
+        if !scope.dry_run {
+            for row in &gone {
+                self.release_pod(&row.pod.key)?;
+                info!("{}: removed, its namespace is gone", row.pod.key);
+            }
+        }
+        Ok(GcReport { dry_run: scope.dry_run, orphans })
+    }
+
+    fn book(&self) -> Answer<&Book> {
+        self.attachments.book.as_ref().ok_or_else(in_use)
+    }
+}
+
+fn in_use() -> Refusal {
+    Refusal::unavailable("the attachments are in use")
+}
+
+fn shown(row: &PodRow) -> cluster::PodRow {
+    cluster::PodRow {
+        network: row.pod.key.network.clone(),
+        container: row.pod.key.container.clone(),
+        ifname: row.pod.key.ifname.clone(),
+        netns: row.netns.clone(),
+        addresses: row.pod.addresses.iter().map(ToString::to_string).collect(),
+        mac: row.mac.to_string(),
+        port: row.port.clone(),
+        since_ms: unix_ms().saturating_sub(row.pod.since_ms),
+    }
+}
