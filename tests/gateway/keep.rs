@@ -62,7 +62,7 @@ fn stays(told: bool) -> Result<()> {
     let stirs = if told { Some(space.run(|| Stirs::open("tapestry"))??) } else { None };
     // A socket that was opened by somebody else does as well.
     let stirs = stirs.map(|stirs| Stirs::adopt(stirs.into_fd(), "tapestry"));
-    let keeper = Keeper::listen(InNetns(space.clone()), stirs)?;
+    let keeper = Keeper::start(InNetns(space.clone()), stirs)?;
     keeper.want(rules.body());
     eventually(Duration::from_secs(5), "it stands", || Ok(keeper.state().stands))?;
     let whole = table(&space).context("no table")?;
@@ -219,7 +219,7 @@ pub(crate) fn a_host_without_nft_says_so() -> Result<()> {
             Ok(None)
         }
     }
-    let keeper = Keeper::listen(Nowhere, None)?;
+    let keeper = Keeper::start(Nowhere, None)?;
     keeper.want("");
     eventually(Duration::from_secs(5), "it is told", || Ok(keeper.state().trouble.is_some()))?;
     let state = keeper.state();
