@@ -53,6 +53,9 @@ fn ports_have_addresses_of_their_own() {
         let addresses = addresses.map(|ip| ip.parse().unwrap()).to_vec();
         let role = PortRole::Pod { addresses, spoof: false };
         spec.ports.push(PortSpec { role, ..pod("nowhere", 23, false) });
+        let addresses = vec!["172.16.0.1".parse().unwrap()];
+        let role = PortRole::Pod { addresses, spoof: true };
+        spec.ports.push(PortSpec { role, ..pod("node", 24, false) });
     });
     let twin = |at: usize| TopologyError::DuplicateAddress {
         port: name("twin"),
@@ -76,6 +79,7 @@ fn ports_have_addresses_of_their_own() {
         bad("fe80::9"),
         bad("::"),
         bad("255.255.255.255"),
+        TopologyError::BadAddress { port: name("node"), address: "172.16.0.1".parse().unwrap() },
     ];
     assert_eq!(wrong, want);
     let elsewhere = errors(|spec| {
@@ -86,6 +90,11 @@ fn ports_have_addresses_of_their_own() {
         spec.ports.push(PortSpec { mode: access("other"), ..pod("same", 2, false) });
     });
     assert_eq!(elsewhere, [], "another cluster has the same addresses");
+    let of_node = errors(|spec| {
+        let gateway = spec.ports.iter_mut().find(|port| port.name == "gw").unwrap();
+        gateway.role = PortRole::Gateway { addresses: vec!["172.16.0.1".parse().unwrap()] };
+    });
+    assert_eq!(of_node, [], "the node's own address may be its gateway port's");
 }
 
 #[test]
