@@ -31,6 +31,10 @@ pub(crate) fn flood_multicast(spec: &mut TopologySpec) {
     spec.segments[0].cluster.as_mut().unwrap().flood_multicast = true;
 }
 
+fn alone(spec: &mut TopologySpec) {
+    spec.ports.retain(|port| ["two", "gw"].contains(&&*port.name));
+}
+
 /// The third node's VTEP, and that of another segment, listen on a port of their own.
 fn others_listen_elsewhere(spec: &mut TopologySpec) {
     let [pods, plain] = &mut spec.segments[..] else { panic!("two segments") };
@@ -260,7 +264,16 @@ pub(crate) fn tunnels() -> Vec<Row> {
             unit.byte(3, 22)
         })
         .drops(Why::PodToVtep),
-        on("a later fragment to a VTEP", "two", to("192.0.2.2", 7).byte(7, 3)).routed_to("gw", 1),
+        on("a padded fragment that ends before its port", "two", {
+            let mut unit = to("192.0.2.2", 7).byte(6, 0x20);
+            unit.l3.truncate(24);
+            unit.byte(3, 22)
+        })
+        .drops(Why::PodToVtep),
+        on("a later fragment to a VTEP", "two", to("192.0.2.2", 4789).byte(7, 3))
+            .routed_to("gw", 1),
+        on("TCP to a VTEP", "two", to("192.0.2.2", 4789).byte(9, 6)).routed_to("gw", 1),
+        on("VXLAN to the outside", "two", to("198.51.100.1", 4789)).routed_to("gw", 1),
         on("the gateway port may", "gw", to("172.16.0.2", 4789)).tunnelled_to(2),
     ]
 }
@@ -402,8 +415,19 @@ pub(crate) fn link() -> Vec<Row> {
             .floods(&["two", "three", "narrow"], &[]),
         pod("DHCP", "0.0.0.0", "255.255.255.255", MacAddr::BROADCAST).drops(Why::SpoofedAddress),
         pod("unicast in a broadcast", TWO, "10.244.1.3", MacAddr::BROADCAST).drops(Why::NotGateway),
-        pod("multicast, alone", TWO, "224.0.0.251", MDNS)
-            .given(|spec| spec.ports.retain(|port| ["two", "gw"].contains(&&*port.name)))
+        pod("multicast, alone", TWO, "224.0.0.251", MDNS).given(alone).drops(Why::NoDestination),
+        pod("multicast, alone on this node", TWO, "224.0.0.251", MDNS)
+            .given(|spec| {
+                alone(spec);
+                flood_multicast(spec);
+            })
+            .floods(&[], &[2, 3]),
+        pod("multicast, alone in the cluster", TWO, "224.0.0.251", MDNS)
+            .given(|spec| {
+                alone(spec);
+                flood_multicast(spec);
+                spec.segments[0].cluster.as_mut().unwrap().routes.clear();
+            })
             .drops(Why::NoDestination),
         on("IGMP", "two", {
             let mut unit = udp(TWO, "224.0.0.22").to(MacAddr([1, 0, 0x5e, 0, 0, 0x16]));
@@ -412,6 +436,10 @@ pub(crate) fn link() -> Vec<Row> {
         })
         .drops(Why::LinkControl),
         on("listener report", "two", icmp6(143, "::", "ff02::16")).drops(Why::LinkControl),
+        on("listener query", "two", icmp6(130, "fe80::2", "ff02::1")).drops(Why::LinkControl),
+        on("what is next to listener queries", "two", icmp6(129, "fe80::2", "ff02::1"))
+            .floods(PODS, &[]),
+        on("what is next to redirects", "two", icmp6(138, "fe80::2", "ff02::1")).floods(PODS, &[]),
         on("router solicitation", "two", icmp6(133, "fe80::2", "ff02::2")).drops(Why::LinkControl),
         on("router advertisement", "two", icmp6(134, "fe80::2", "ff02::1")).drops(Why::LinkControl),
         on("redirect, routed", "two", icmp6(137, TWO6, "fd44:0:0:1::3").to(GATEWAY_MAC.get()))

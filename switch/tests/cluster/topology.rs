@@ -181,9 +181,12 @@ fn errors_have_their_pace() {
     };
     assert_eq!(told(10, &nobody), 100);
     assert_eq!(told(15, &nobody), 5);
+    let expired = udp("10.244.1.2", "10.244.2.9").ttl(1);
+    assert_eq!((told(15, &expired), told(20, &expired)), (0, 5), "one pace for all errors");
     assert_eq!(told(15, &crate::world::udp_to("10.244.1.2", "10.244.2.9", 7, 1430)), 300);
     let two = world.engine.topology().port_named("two").unwrap().id;
     let reading = switch::read_port([&**world.engine.counters()], two);
     assert_eq!(reading.rx_dropped[DropReason::NoRoute as usize], 495);
+    assert_eq!(reading.rx_dropped[DropReason::TtlExceeded as usize], 595);
     assert!(reading.law_holds());
 }
