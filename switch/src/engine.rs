@@ -289,7 +289,7 @@ impl<'e> Walk<'e> {
     ///
     /// # Errors
     /// When a static entry says that it is elsewhere: the frame is a forgery, or the entry is wrong.
-    #[inline]
+    #[inline(always)]
     fn learn(&mut self, segment: &Segment, mac: StationMac, dest: Dest) -> Result<(), DropReason> {
         if !segment.spec.learning {
             return Ok(());

@@ -177,7 +177,8 @@ impl<'t> Place<'t> {
     }
 }
 
-#[inline]
+// Always, as who calls it: lent to a call, the header would lie in memory on every path.
+#[inline(always)]
 fn to_port<'t, R>(
     port: &Port,
     vlan: Option<VlanId>,
