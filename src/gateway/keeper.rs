@@ -142,8 +142,17 @@ impl Keeper {
     /// If there is no descriptor or thread left.
     pub fn start(rules: impl Rules + 'static) -> io::Result<Self> {
         let stirs = Stirs::open("tapestry")
-            .inspect_err(|error| tracing::debug!("rules: changes are looked for: {error}"))
-            .ok();
+            .inspect_err(|error| tracing::debug!("rules: changes are looked for: {error}"));
+        Self::listen(rules, stirs.ok())
+    }
+
+    /// As [`Self::start`], with the kernel's word from a socket that somebody has opened who may;
+    /// without one the table is looked at often, which costs a run of nft(8) each time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn listen(rules: impl Rules + 'static, stirs: Option<Stirs>) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
@@ -328,7 +337,7 @@ mod tests {
 
     #[test]
     fn the_thread_ends_with_its_owner() {
-        let keeper = Keeper::start(Fake::default()).unwrap();
+        let keeper = Keeper::listen(Fake::default(), None).unwrap();
         keeper.want("a");
         let begun = Instant::now();
         while !keeper.state().stands {
