@@ -125,7 +125,7 @@ async fn attend(
                 count += 1;
                 daemon.take_all(news)?;
                 daemon.tick(count);
-                notifier.feed_watchdog(&daemon.workers);
+                notifier.nudge(&daemon.workers);
             }
         }
     }
