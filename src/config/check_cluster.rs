@@ -118,7 +118,8 @@ impl Shares {
 }
 
 /// Whether two networks have an address in common.
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
+#[must_use]
+pub fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
@@ -338,6 +339,20 @@ impl Check<'_, '_> {
             if !networks.iter().any(|network| network.net.contains(cidr)) {
                 let key = at(&format!("pod_cidrs[{place}]"));
                 self.say(key, format!("{cidr} is not within \"network\""));
+            }
+        }
+        for (place, cidr) in pod_cidrs.iter().enumerate() {
+            let key = at(&format!("pod_cidrs[{place}]"));
+            let longest = if cidr.addr().is_ipv4() { LONGEST_V4 } else { LONGEST_V6 };
+            if cidr.prefix_len() > longest {
+                self.say(&key, format!("{cidr} has no room for a pod (/{longest} at most)"));
+            }
+            let before = pod_cidrs.iter().take(place);
+            let is_same = |other: &&IpNet| other.addr().is_ipv4() == cidr.addr().is_ipv4();
+            if let Some(other) = before.into_iter().find(is_same) {
+                let message =
+                    format!("{cidr} beside {other}: a node has one podCIDR of each family");
+                self.say(&key, message);
             }
         }
         if raw.pod_cidrs.is_empty() {
