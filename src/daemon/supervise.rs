@@ -126,7 +126,7 @@ async fn attend(
                 count += 1;
                 daemon.take_all(news)?;
                 daemon.tick(count);
-                notifier.feed_watchdog(&daemon.workers);
+                notifier.nudge(&daemon.workers);
             }
         }
     }
@@ -187,6 +187,7 @@ impl Daemon {
         self.watch_attachments();
         if self.underlay_may_have_moved(count) {
             self.follow_underlay();
+            self.follow_subnets();
         }
         self.take_brought();
         self.retry_ports();

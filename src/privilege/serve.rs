@@ -16,7 +16,9 @@ use crate::device::error::{Cause, DeviceError};
 use crate::device::make::{self, Made};
 use crate::device::netlink::Netlink;
 use crate::device::netns::{self, Netns, NetnsIdentity};
+use crate::gateway::firewall;
 use crate::gateway::port::tune;
+use crate::gateway::stir::Stirs;
 use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
 /// How long the rest of a message may stay out, and an answer be left unread.
@@ -172,6 +174,16 @@ impl Connection {
             Request::ReplaceRules { body } => Ok(told(rules::replace(&body).map(Some))),
             Request::ReadRules => Ok(told(rules::read())),
             Request::RemoveRules => Ok(told(rules::remove().map(|()| None))),
+            Request::Listen => Ok(match Stirs::open(rules::TABLE) {
+                Ok(stirs) => {
+                    queues = vec![stirs.into_fd()];
+                    Reply::Listening
+                }
+                Err(error) => Reply::Refused(error.to_string()),
+            }),
+            Request::Firewalls { pods } => {
+                Ok(firewall::look(&pods).map_or_else(Reply::Refused, Reply::Found))
+            }
         };
         let reply = done.unwrap_or_else(|error| {
             debug!("{error}");
@@ -260,7 +272,9 @@ fn place(request: &Request) -> Option<PathBuf> {
         | Request::Routes { .. }
         | Request::ReplaceRules { .. }
         | Request::ReadRules
-        | Request::RemoveRules => None,
+        | Request::RemoveRules
+        | Request::Listen
+        | Request::Firewalls { .. } => None,
     }
     .map(crate::device::spec::NetnsRef::path)
 }

@@ -128,6 +128,7 @@ const WRONG: &[Row] = &[
     (GOOD, "name = \"node-b\"", "name = \"node-a\"", "cluster.node[1].name", "cluster.node[0]'s too"),
     (GOOD, "192.0.2.2:4790", "192.0.2.1:4790", "cluster.node[1].address", "cluster.node[0]'s too"),
     (GOOD, "\"10.244.2.0/25\"", "\"10.244.1.64/26\"", "cluster.node[1].pod_cidrs[0]", "overlaps with a podCIDR of \"node-a\""),
+    (GOOD, "\"10.244.2.0/25\"", "\"10.244.0.0/22\"", "cluster.node[1].pod_cidrs[0]", "overlaps with a podCIDR of \"node-a\""),
     (GOOD, "\"10.244.2.0/25\"", "\"10.245.2.0/25\"", "cluster.node[1].pod_cidrs[0]", "not within"),
     (GOOD, "\"10.244.2.0/25\"", "\"10.244.2.0/25\", \"10.244.3.0/25\"", "cluster.node[1].pod_cidrs[1]", "one podCIDR of each family"),
     (GOOD, "\"10.244.2.0/25\"", "\"10.244.2.0/25\", \"10.244.2.64/26\"", "cluster.node[1].pod_cidrs[1]", "one podCIDR of each family"),
