@@ -13,7 +13,7 @@ use super::state::Daemon;
 use crate::attach::{self, HostPort};
 use crate::config::{Local, Mode};
 use crate::gateway::keeper::{Keeper, KeeperState};
-use crate::gateway::mapping::{Mapping, Protocol};
+use crate::gateway::mapping::Mapping;
 use crate::gateway::ruleset::{Ruleset, RulesetError};
 use crate::gateway::ways::Direct;
 use crate::privilege::Hands;
@@ -228,13 +228,8 @@ impl Daemon {
         let of = |pod: &attach::Pod| {
             let addresses = pod.addresses.clone();
             let mapping = move |port: &HostPort| {
-                let protocol = match port.protocol {
-                    attach::Protocol::Tcp => Protocol::Tcp,
-                    attach::Protocol::Udp => Protocol::Udp,
-                    attach::Protocol::Sctp => Protocol::Sctp,
-                };
                 Mapping::of_pod(
-                    protocol,
+                    port.protocol,
                     port.host_ip,
                     port.host_port,
                     &addresses,

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::preflight::{Finding, read_system};
+use super::rules::TABLE;
 use crate::config::Cluster;
-use crate::privilege::{TABLE, program};
+use crate::io::program;
 
 /// The most that are named: an operator mends one and looks again.
 const MOST: usize = 64;

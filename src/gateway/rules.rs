@@ -1,6 +1,7 @@
 //! Who puts rules into the kernel.
 
-use crate::privilege::Hands;
+/// The table that is Tapestry's, of the family `inet`.
+pub const TABLE: &str = "tapestry";
 
 /// The one table of rules, in the hands of whoever may change it. Each call is one run of nft(8), in
 /// the caller's thread, and ends within seconds.
@@ -19,14 +20,4 @@ pub trait Rules: Send {
     ///
     /// In words for an operator.
     fn read(&mut self) -> Result<Option<String>, String>;
-}
-
-impl Rules for Hands {
-    fn replace(&mut self, body: &str) -> Result<String, String> {
-        self.replace_rules(body).map_err(|error| error.to_string())
-    }
-
-    fn read(&mut self) -> Result<Option<String>, String> {
-        self.read_rules().map_err(|error| error.to_string())
-    }
 }

@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn mappings_are_elements_and_the_first_of_two_counts() {
         let mapping = |host: Option<&str>, to: &str| Mapping {
-            protocol: crate::gateway::mapping::Protocol::Tcp,
+            protocol: crate::attach::Protocol::Tcp,
             host: host.map(|host| host.parse().unwrap()),
             port: 8080,
             to: to.parse().unwrap(),

@@ -5,6 +5,7 @@ pub mod errors;
 pub mod limit;
 pub mod listening;
 pub mod port;
+pub(crate) mod program;
 pub mod readiness;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::client::{Client, Unanswered};
-use super::rules::{self, RulesError, TABLE};
+use super::rules::{self, RulesError};
 use super::wire::{PATHS_MAX, Reply, Request};
 use crate::device::adopt::{self, Expectation};
 use crate::device::error::{Cause, DeviceError, Told};
@@ -20,6 +20,7 @@ use crate::device::spec::{Facts, NetnsRef, Standing, TapSpec};
 use crate::gateway::firewall::{self, PodNetwork};
 use crate::gateway::port::tune;
 use crate::gateway::preflight::Finding;
+use crate::gateway::rules::{Rules, TABLE};
 use crate::gateway::stir::Stirs;
 use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
@@ -236,6 +237,16 @@ impl Hands {
     fn named(&self, error: &Unanswered) -> String {
         let path = self.helper().unwrap_or(Path::new(""));
         format!("the helper at {}: {error}", path.display())
+    }
+}
+
+impl Rules for Hands {
+    fn replace(&mut self, body: &str) -> Result<String, String> {
+        self.replace_rules(body).map_err(|error| error.to_string())
+    }
+
+    fn read(&mut self) -> Result<Option<String>, String> {
+        self.read_rules().map_err(|error| error.to_string())
     }
 }
 

@@ -11,13 +11,12 @@ mod check;
 mod client;
 mod hands;
 pub mod helper;
-pub(crate) mod program;
 mod rules;
 mod serve;
 mod wire;
 
 pub use hands::{Hand, Hands, VerbError};
-pub use rules::{RulesError, TABLE};
+pub use rules::RulesError;
 
 /// The bit of CAP_NET_ADMIN in a capability set (linux/capability.h).
 const CAP_NET_ADMIN: u32 = 12;

@@ -3,10 +3,8 @@
 //! What is given is only ever the inside of the table. So that it cannot leave it, or read a file,
 //! it is held to a part of nft's language in which no brace is anything but a brace.
 
-use super::program;
-
-/// The table that is Tapestry's, of the family `inet`.
-pub const TABLE: &str = "tapestry";
+use crate::gateway::rules::TABLE;
+use crate::io::program;
 
 /// Why the rules are not what they were to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -18,6 +18,7 @@ use crate::device::netlink::Netlink;
 use crate::device::netns::{self, Netns, NetnsIdentity};
 use crate::gateway::firewall;
 use crate::gateway::port::tune;
+use crate::gateway::rules::TABLE;
 use crate::gateway::stir::Stirs;
 use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
@@ -174,7 +175,7 @@ impl Connection {
             Request::ReplaceRules { body } => Ok(told(rules::replace(&body).map(Some))),
             Request::ReadRules => Ok(told(rules::read())),
             Request::RemoveRules => Ok(told(rules::remove().map(|()| None))),
-            Request::Listen => Ok(match Stirs::open(rules::TABLE) {
+            Request::Listen => Ok(match Stirs::open(TABLE) {
                 Ok(stirs) => {
                     queues = vec![stirs.into_fd()];
                     Reply::Listening

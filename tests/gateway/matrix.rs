@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
 use socket2::Type;
-use tapestry::gateway::mapping::{Mapping, Protocol};
+use tapestry::attach::Protocol;
+use tapestry::gateway::mapping::Mapping;
 
 use super::land::{HIDDEN, KEPT, Lab, Plumbing, Way, Who, gateway};
 use super::probe::{PORT, Seen, Servers, ask};

@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_millis(2);
 const WORDS_MAX: u64 = 16 << 20;
 
 /// How the words end that say so.
-pub(super) const NOT_INSTALLED: &str = "(8) is not installed";
+pub(crate) const NOT_INSTALLED: &str = "(8) is not installed";
 
 /// Runs a program of the system, such as nft(8), with `input`, and returns what it prints.
 ///
