@@ -23,7 +23,7 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("{0}")]
-    struct Chained(&'static str, #[source] Option<Box<Chained>>);
+    struct Chained(&'static str, #[source] Option<Box<Self>>);
 
     #[test]
     fn each_cause_is_said_once() {

@@ -142,8 +142,8 @@ fn what_rests_rests_over_a_restart_too_and_the_search_goes_on_where_it_was() {
     assert_eq!(rests.resting.len(), 1, "one has rested");
     let mut after = Pool::new(Duration::from_millis(REST));
     after.recall(rests.clone(), Tick(5), read);
-    for number in 1..4 {
-        after.hold(&key(number), &all[number]).unwrap();
+    for (number, held) in all.iter().enumerate().take(4).skip(1) {
+        after.hold(&key(number), held).unwrap();
     }
     after.set_ranges(&nets(&["10.244.1.0/28"])).unwrap();
     let row = after.rows(Tick(5)).into_iter().find(|row| row.address == all[4][0]).unwrap();
