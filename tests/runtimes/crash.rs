@@ -1,19 +1,30 @@
 //! Daemons that die while a runtime attaches.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::cell;
+use lab::tool::eventually;
 use serde_json::json;
 
 use super::podman::Podman;
-use super::stage::with;
+use super::stage::{PATIENCE, with};
 use super::web::{PORT, seen_from};
 
-/// How far into the start of a container the daemon is killed: from before its ADD to after it.
-const MOMENTS: [u64; 8] = [60, 90, 110, 130, 150, 170, 200, 260];
+/// How long after a container's namespace is there the daemon is killed, in milliseconds: from before
+/// its ADD to after it.
+const MOMENTS: [u64; 8] = [0, 4, 8, 13, 19, 27, 40, 80];
+
+/// The namespaces that podman has made.
+fn namespaces() -> Result<BTreeSet<OsString>> {
+    let names = fs::read_dir("/run/netns")?.map(|entry| Ok(entry?.file_name()));
+    let all = names.collect::<Result<BTreeSet<OsString>>>()?;
+    Ok(all.into_iter().filter(|name| name.to_string_lossy().starts_with("netns-")).collect())
+}
 
 /// The container runs, or its start is an error; and in either case the next one runs, no address is
 /// there twice, and removing them leaves nothing.
@@ -23,8 +34,11 @@ pub(crate) fn a_daemon_that_dies_while_containers_start() -> Result<()> {
         let podman = Podman::new(stage, 0, net)?;
         let (mut started, mut refused) = (0, 0);
         for moment in MOMENTS {
-            let name = format!("at-{moment}");
+            let (name, before) = (format!("at-{moment}"), namespaces()?);
             let mut child = cell::spawn_unblocked(&mut podman.starting(&name, &[]))?;
+            eventually(PATIENCE, "podman makes a namespace", || {
+                Ok(namespaces()?.difference(&before).next().is_some())
+            })?;
             std::thread::sleep(Duration::from_millis(moment));
             stage.cluster.overlay.daemons[0].kill()?;
             let there = child.wait()?.success();
