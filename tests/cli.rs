@@ -65,6 +65,7 @@ node-c  192.0.2.2:4790  10.244.2.0/24                   route    never       192
 "),
         (&["node", "release", "node-b"], "the share of \"node-b\" is given back\n"),
         (&["node", "release"], "the share of \"node-a\" is given back\n"),
+        (&["node", "confirm"], "nodes that are gone: 2\n"),
         (&["pod", "list"], "\
 NETWORK  CONTAINER  IFNAME  ADDRESSES                  MAC                PORT      SINCE  NETNS
 pods     4f2a       eth0    10.244.1.2,fd00:10:0:1::2  0a:7a:0a:f4:01:02  pod-4f2a  1m1s   /run/netns/cni-1

@@ -23,6 +23,8 @@ mod mesh;
 mod order;
 #[path = "netns/ovs.rs"]
 mod ovs;
+#[path = "netns/parted.rs"]
+mod parted;
 #[path = "netns/peers.rs"]
 mod peers;
 #[path = "netns/privilege.rs"]
@@ -35,6 +37,8 @@ mod scale;
 mod settings;
 #[path = "netns/trunk.rs"]
 mod trunk;
+#[path = "netns/way_out.rs"]
+mod way_out;
 #[path = "netns/wire.rs"]
 mod wire;
 
@@ -72,6 +76,13 @@ fn main() -> ExitCode {
             broadcasts_stay_on_their_node,
             teardown_leaves_neither_device_nor_rules,
         ]),
+        &cases!(way_out, needs CLUSTER, [
+            the_gateway_port_is_the_same_after_a_restart,
+            direct_routes_are_there_and_come_back,
+            who_leaves_the_cluster_takes_rules_and_routes_along,
+            a_firewall_in_the_way_is_in_the_status,
+        ]),
+        &cases!(way_out, needs PARTED, [a_daemon_without_capabilities_has_a_way_out_too]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(settings, needs LAN, [
             two_workers_and_queues,

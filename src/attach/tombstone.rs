@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -64,13 +64,25 @@ impl Tombstones {
     ///
     /// If it cannot be written.
     pub fn leave(&self, tombstone: &Tombstone) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.dir)?;
+        self.make_dir()?;
         let stem = tombstone.key.file_stem();
         let path = self.dir.join(format!("{stem}.{SUFFIX}"));
         let aside = self.dir.join(format!("{stem}.{}", std::process::id()));
         let text = serde_json::to_vec(tombstone)?;
-        durable::replace_by(&aside, &path, &text, 0o600)
+        durable::replace_by(&aside, &path, &text, 0o644)
             .map_err(|error| io::Error::new(error.source.kind(), error))
+    }
+
+    /// The directory, which is the daemon's, whoever makes it: a daemon with an account of its own
+    /// could not remove what is in another's.
+    fn make_dir(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.dir)?;
+        let Some(state) = self.dir.parent() else { return Ok(()) };
+        let (state, own) = (fs::metadata(state)?, fs::metadata(&self.dir)?);
+        if (state.uid(), state.gid()) != (own.uid(), own.gid()) {
+            chown(&self.dir, Some(state.uid()), Some(state.gid()))?;
+        }
+        Ok(())
     }
 
     /// All that were left, with their files.

@@ -228,6 +228,11 @@ pub enum NodeVerb {
         /// The node's name. Default: this node.
         name: Option<String>,
     },
+    /// Believe the store about nodes that it has lost and that were kept because they are many.
+    ///
+    /// Without this they go when a second full list some minutes later has not got them either.
+    #[command(verbatim_doc_comment)]
+    Confirm,
 }
 
 /// What to do with pods.

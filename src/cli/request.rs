@@ -78,6 +78,10 @@ fn node(verb: &NodeVerb, client: &Client, output: &mut Output) -> Result<(), Cli
             let done: Done = client.post(&path, &())?;
             output.show(&done, || format!("{}\n", done.done));
         }
+        NodeVerb::Confirm => {
+            let done: Done = client.post("/v1/nodes/confirm", &())?;
+            output.show(&done, || format!("{}\n", done.done));
+        }
     }
     Ok(())
 }

@@ -22,8 +22,6 @@ const MAX_LEN: u64 = 64 * 1024;
 pub struct Conflist {
     /// The name of the network and of its segment.
     pub name: String,
-    /// Whether pods' traffic to the outside gets the node's address.
-    pub masquerade: bool,
 }
 
 impl Conflist {
@@ -37,7 +35,6 @@ impl Conflist {
             "plugins": [{
                 "type": PLUGIN,
                 "segment": self.name,
-                "ipMasq": self.masquerade,
                 "capabilities": {"portMappings": true},
             }],
         });
@@ -96,7 +93,7 @@ mod tests {
     use crate::durable::beside;
 
     fn pods() -> Conflist {
-        Conflist { name: "pods".into(), masquerade: true }
+        Conflist { name: "pods".into() }
     }
 
     fn names(dir: &Path) -> Vec<String> {
@@ -111,8 +108,7 @@ mod tests {
         assert!(list["cniVersions"].as_array().unwrap().contains(&list["cniVersion"]));
         assert_eq!(
             list["plugins"],
-            json!([{"type": "tapestry-cni", "segment": "pods", "ipMasq": true,
-                    "capabilities": {"portMappings": true}}])
+            json!([{"type": "tapestry-cni", "segment": "pods", "capabilities": {"portMappings": true}}])
         );
     }
 
@@ -124,7 +120,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), pods().text());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert!(!pods().put(&path).unwrap(), "it says so already");
-        assert!(Conflist { masquerade: false, ..pods() }.put(&path).unwrap());
+        assert!(Conflist { name: "others".into() }.put(&path).unwrap());
         assert_eq!(names(path.parent().unwrap()), ["10-tapestry.conflist"]);
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());

@@ -127,6 +127,12 @@ impl LastGood {
         }
     }
 
+    /// Whether anything was kept there, of whatever cluster.
+    #[must_use]
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(FILE).exists()
+    }
+
     /// Forgets what was kept.
     ///
     /// # Errors

@@ -69,6 +69,8 @@ pub enum Command {
     NodeList(Reply<Vec<NodeRow>>),
     /// Give back the share of the node of this name, this one's without: refused while it has pods.
     NodeRelease(Option<String>, Reply<Done>),
+    /// Believe the store about the nodes it has lost, though they are many.
+    NodeConfirm(Reply<Done>),
     /// Every pod on this node, by network and container.
     PodList(Reply<Vec<PodRow>>),
     /// Every address of this node's share that is not free.

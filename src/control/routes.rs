@@ -47,6 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
         drops,
         node_list,
         node_release,
+        node_confirm,
         pod_list,
         ip_list,
         ip_release,
@@ -76,6 +77,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/drops", get(drops))
         .route("/v1/nodes", get(node_list))
         .route("/v1/nodes/release", post(node_release))
+        .route("/v1/nodes/confirm", post(node_confirm))
         .route("/v1/pods", get(pod_list))
         .route("/v1/ips", get(ip_list))
         .route("/v1/ips/{address}", delete(ip_release))
@@ -274,6 +276,14 @@ async fn node_release(State(handle): Shared, node: Params<NodeName>) -> Response
         Ok(NodeName { name }) => ask(&handle, |reply| Command::NodeRelease(name, reply)).await,
         Err(refusal) => refused(refusal),
     }
+}
+
+/// Takes the nodes out that the store has lost and that were kept because they are many.
+#[utoipa::path(post, path = "/v1/nodes/confirm", responses(
+    (status = 200, body = Done), (status = 409, body = Failure),
+    (status = "default", body = Failure)))]
+async fn node_confirm(State(handle): Shared) -> Response {
+    ask(&handle, Command::NodeConfirm).await
 }
 
 /// Every pod on this node.

@@ -59,7 +59,7 @@ impl Daemon {
         let now = self.clock.tick();
         let counts = self.attachments.book.as_ref().map(|book| book.pool.counts(now));
         let counts = counts.unwrap_or_default();
-        let rules = pods.keeper.as_ref().and_then(|keeper| keeper.state().trouble);
+        let unlisted = pods.unlisted().map(|why| format!("CNI configuration: {why}"));
         Some(ClusterStatus {
             networks: pods.config.networks.iter().map(|one| one.net.to_string()).collect(),
             pod_cidrs: own.map(ToString::to_string).collect(),
@@ -81,8 +81,8 @@ impl Daemon {
                 .alarms
                 .iter()
                 .map(|alarm| format!("{}: {}", alarm.subject, alarm.message))
-                .chain(rules.map(|trouble| format!("rules: {trouble}")))
-                .chain(pods.obstacles.words())
+                .chain(unlisted)
+                .chain(pods.way_out.alarms())
                 .collect(),
         })
     }

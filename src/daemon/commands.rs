@@ -36,6 +36,7 @@ impl Daemon {
             Command::Drops { all, reply } => drop(reply.send(Ok(self.drop_rows(all)))),
             Command::NodeList(reply) => drop(reply.send(self.node_rows())),
             Command::NodeRelease(name, reply) => self.node_release(name, reply),
+            Command::NodeConfirm(reply) => self.node_confirm(reply),
             Command::PodList(reply) => drop(reply.send(Ok(self.pod_rows()))),
             Command::IpList(reply) => drop(reply.send(self.ip_rows())),
             Command::IpRelease(text, reply) => drop(reply.send(self.ip_release(&text))),

@@ -22,6 +22,7 @@ mod supervise;
 mod teardown;
 mod underlay;
 mod watch;
+mod way_out;
 pub mod worker;
 
 use std::collections::HashSet;
@@ -37,6 +38,7 @@ use switch::Topology;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::cluster::last_good::LastGood;
 use crate::config::{self, Config};
 use crate::control::model::ObjectOrigin;
 use crate::control::{ControlSocket, MetricsListener};
@@ -79,6 +81,9 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
     let count = plan::workers(config.underlay.workers);
     let underlay = Underlay::open(&config, nonzero(usize::from(count))).context("underlay")?;
     let journal = if ephemeral { None } else { Some(open_journal(&config.state.dir)?) };
+    if !ephemeral && config.cluster.is_none() {
+        leave_behind(&config.state.dir, &hands);
+    }
 
     let (bell, news) = (Arc::new(Notify::new()), crossbeam_channel::unbounded());
     let fdb = Arc::new(Fdb::new(Settings::default()));
@@ -121,8 +126,10 @@ impl Daemon {
         let mut ports: Vec<_> =
             self.config.ports.iter().map(|port| (port.clone(), ObjectOrigin::Config)).collect();
         let mut stale = Vec::new();
-        let configured: HashSet<&str> =
+        let mut configured: HashSet<&str> =
             self.config.ports.iter().map(|port| port.name.as_str()).collect();
+        // It waits for what the store says of it.
+        configured.extend(self.config.cluster.iter().map(|cluster| cluster.gateway.as_str()));
         let mut specs = Vec::new();
         for (name, entry) in self.devices.recorded() {
             if configured.contains(name) {
@@ -193,6 +200,17 @@ fn hands(config: &Config) -> Hands {
         ),
     }
     hands
+}
+
+/// Removes what a cluster left that this node was part of before and is not any more. What cannot be
+/// removed is tried again at the next start.
+fn leave_behind(dir: &Path, hands: &Hands) {
+    if LastGood::is_in(dir) && teardown::remove_cluster(hands, None) == 0 {
+        match LastGood::remove(dir) {
+            Ok(()) => info!("the rules and routes of the cluster are gone: there is no [cluster]"),
+            Err(error) => warn!("{error}"),
+        }
+    }
 }
 
 fn open_journal(dir: &Path) -> anyhow::Result<Journal> {

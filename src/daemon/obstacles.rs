@@ -1,16 +1,15 @@
 //! What on this node stands between the pods and the outside, looked for beside the loop: it runs
 //! programs that take their time.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use tracing::{debug, info, warn};
 
 use crate::config::Cluster;
-use crate::gateway::firewall;
+use crate::gateway::firewall::PodNetwork;
 use crate::gateway::preflight::{Finding, managers, read_system, settings};
+use crate::privilege::Hands;
 
 /// What was found last.
 #[derive(Clone, Debug, Default)]
@@ -19,15 +18,18 @@ pub(super) struct Obstacles(Arc<Mutex<Vec<Finding>>>);
 impl Obstacles {
     /// Looks anew, on a thread. `device` is the gateway port's index, `underlay` the device of the
     /// node's own address.
-    pub(super) fn look(&self, cluster: &Cluster, device: u32, underlay: Option<String>) {
-        let (found, cluster) = (Arc::clone(&self.0), cluster.clone());
+    pub(super) fn look(
+        &self,
+        hands: &Hands,
+        cluster: &Cluster,
+        device: u32,
+        underlay: Option<String>,
+    ) {
+        let (found, hands, cluster) = (Arc::clone(&self.0), hands.clone(), cluster.clone());
         let look = move || {
             let mut new = settings(&cluster, underlay.as_deref(), &read_system);
             new.extend(managers(&cluster, device, &read_system));
-            let legacy = Path::new("/proc/net/ip_tables_names");
-            let legacy =
-                read_system(legacy).is_some_and(|names| names.lines().any(|n| n == "filter"));
-            match firewall::findings(&cluster, legacy, &mut ask) {
+            match hands.firewalls(&PodNetwork::from(&cluster)) {
                 Ok(findings) => new.extend(findings),
                 // Without nft, or without the right to ask it, there is nothing to be told.
                 Err(error) => debug!("firewalls: {error}"),
@@ -48,14 +50,5 @@ impl Obstacles {
         let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let words = |one: &Finding| format!("{}: {}; {}", one.subject, one.message, one.remedy);
         found.iter().map(words).collect()
-    }
-}
-
-fn ask(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("{program}: {error}"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
     }
 }

@@ -12,27 +12,20 @@ use switch::{ClusterSpec, SegmentSpec};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::obstacles::Obstacles;
-use super::ports::Attachment;
 use super::state::Daemon;
-use crate::attach::{self, HostPort};
+use super::way_out::WayOut;
 use crate::cluster::conflist::Conflist;
 use crate::cluster::model::{Node, View};
 use crate::cluster::{self, Feed, Identity, Requests};
-use crate::config::{
-    Cluster, Config, Local, Name, Port, PortMode, Role, Route, Store, derived_mac,
-};
+use crate::config::{Cluster, Config, Name, Port, PortMode, Role, Route, Store, derived_mac};
 use crate::control::model::{Done, ObjectOrigin};
 use crate::control::{Answer, Refusal, Reply};
 use crate::device::netlink::{self, Netlink};
-use crate::gateway::keeper::Keeper;
-use crate::gateway::mapping::{Mapping, Protocol};
 use crate::gateway::port::gateway_port;
-use crate::gateway::ruleset::{Ruleset, RulesetError};
 use crate::gateway::ways::{Subnet, Ways, ways};
 
-/// Ticks between two looks at what stands in the way.
-const LOOK_AFTER: u64 = 60;
+/// Ticks between two looks whether the CNI configuration is still there.
+const LIST_AFTER: u64 = 60;
 /// How long a start waits for the store's first word.
 const FIRST_VIEW: Duration = Duration::from_millis(500);
 
@@ -47,18 +40,12 @@ pub(super) struct Pods {
     pub(super) ways: Ways,
     /// What it is said by, once the control loop runs.
     pub(super) feed: Option<Feed>,
-    /// What keeps the rules of address translation, once there is a gateway port.
-    pub(super) keeper: Option<Keeper>,
-    /// The rules that were asked for last.
-    rules: String,
     /// Addresses of pods outside this node's shares, as they were published last.
     outside: Vec<IpNet>,
-    /// The CNI configuration was put where it belongs.
-    listed: bool,
-    /// The gateway device whose settings were made.
-    tuned: Option<u32>,
-    /// What stands in the way on this node.
-    pub(super) obstacles: Obstacles,
+    /// Whether the CNI configuration was put where it belongs, or why it could not be.
+    listed: Option<Result<(), String>>,
+    /// What this node's kernel does for its pods.
+    pub(super) way_out: WayOut,
 }
 
 impl Pods {
@@ -69,12 +56,9 @@ impl Pods {
             view: Arc::default(),
             ways: Ways::default(),
             feed: None,
-            keeper: None,
-            rules: String::new(),
             outside: Vec::new(),
-            listed: false,
-            tuned: None,
-            obstacles: Obstacles::default(),
+            listed: None,
+            way_out: WayOut::default(),
         })
     }
 
@@ -111,8 +95,31 @@ impl Pods {
 
     /// Says anew how the other nodes are reached.
     pub(super) fn find_ways(&mut self) {
-        let subnets = if self.config.direct_routing { subnets() } else { Vec::new() };
+        let subnets = if self.uses_subnets() { subnets() } else { Vec::new() };
         self.ways = ways(&self.config, &self.view, &subnets);
+    }
+
+    /// Puts the CNI configuration where it belongs, unless it was put there; `again` looks whether
+    /// it still is. What keeps it from being put is told once.
+    fn put_conflist(&mut self, again: bool) {
+        let Some(path) = &self.config.conflist else { return };
+        if self.listed == Some(Ok(())) && !again {
+            return;
+        }
+        let list = Conflist { name: self.config.name.to_string() };
+        let put = list.put(path).map(drop).map_err(|error| error.to_string());
+        if self.listed.as_ref() != Some(&put) {
+            match &put {
+                Ok(()) => info!(path = %path.display(), "the CNI configuration is there"),
+                Err(why) => warn!("the CNI configuration: {why}"),
+            }
+        }
+        self.listed = Some(put);
+    }
+
+    /// Why the CNI configuration is not where it belongs.
+    pub(super) fn unlisted(&self) -> Option<&str> {
+        self.listed.as_ref()?.as_ref().err().map(String::as_str)
     }
 
     fn own<T: Default>(&self, of: impl FnOnce(&Node) -> T) -> T {
@@ -157,6 +164,12 @@ fn subnets() -> Vec<Subnet> {
             Vec::new()
         }
     }
+}
+
+/// By what the store is asked.
+fn requests(pods: &Pods) -> Answer<Requests> {
+    let feed = pods.feed.as_ref().ok_or_else(|| Refusal::unavailable("not started yet"))?;
+    Ok(feed.requests())
 }
 
 /// The next view of a cluster; never, where there is none.
@@ -222,6 +235,20 @@ impl Daemon {
         }
     }
 
+    /// Has the nodes go that the store has lost and that were kept because they are many.
+    pub(super) fn node_confirm(&self, reply: Reply<Done>) {
+        match self.cluster().and_then(requests) {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok(requests) => drop(tokio::spawn(async move {
+                let done = match requests.apply_held().await {
+                    0 => "no node is kept against the store's word".to_owned(),
+                    gone => format!("nodes that are gone: {gone}"),
+                };
+                let _ = reply.send(Ok(Done { done }));
+            })),
+        }
+    }
+
     fn node_to_release(&self, name: Option<String>) -> Answer<(String, Requests)> {
         let pods = self.cluster()?;
         let own = self.config.node.name.as_str();
@@ -232,8 +259,7 @@ impl Daemon {
             let message = format!("this node has {held} pods: their addresses are in its share");
             return Err(Refusal::refused(message));
         }
-        let feed = pods.feed.as_ref().ok_or_else(|| Refusal::unavailable("not started yet"))?;
-        Ok((name, feed.requests()))
+        Ok((name, requests(pods)?))
     }
 
     /// Takes another view of the cluster: the gateway port and the segment follow it.
@@ -248,18 +274,23 @@ impl Daemon {
         }
         pods.view = view;
         pods.find_ways();
+        pods.way_out.changed();
+        self.follow_ways();
+    }
+
+    /// Has everything be what follows from the view and the ways in it. The kernel's routes are
+    /// first: what the switch leaves to the kernel is to find them.
+    pub(super) fn follow_ways(&mut self) {
+        self.settle_way_out();
         self.settle_gateway();
         self.follow_pod_cidrs();
         self.apply();
-        self.settle_rules();
+        self.settle_way_out();
     }
 
     /// What has to be looked after of the cluster from time to time.
     pub(super) fn tick_cluster(&mut self, count: u64) {
-        self.settle_rules();
-        if count % LOOK_AFTER == 1 {
-            self.look_for_obstacles();
-        }
+        self.tick_way_out(count);
         let works = self.readiness().ready;
         let outside = self.attachments.book.as_ref().map(|book| {
             book.pool.outside().map(|(_, address)| IpNet::from(address)).collect::<Vec<_>>()
@@ -272,117 +303,21 @@ impl Daemon {
                 pods.outside = outside;
             }
         }
-        if let Some(path) = pods.config.conflist.as_ref().filter(|_| works && !pods.listed) {
-            let list =
-                Conflist { name: pods.config.name.to_string(), masquerade: pods.config.masquerade };
-            match list.put(path) {
-                Ok(_) => {
-                    info!(path = %path.display(), "the CNI configuration is there");
-                    pods.listed = true;
-                }
-                Err(error) => warn!("{error}"),
-            }
+        if works && pods.way_out.is_settled() {
+            pods.put_conflist(count.is_multiple_of(LIST_AFTER));
         }
     }
 
-    fn look_for_obstacles(&self) {
-        let Some(pods) = &self.pods else { return };
-        let gateway = self.ports.get(pods.config.gateway.as_str()).and_then(Attachment::facts);
-        let Some(gateway) = gateway else { return };
-        let underlay = match &self.config.underlay.local {
-            Local::Interface(name) => Some(name.to_string()),
-            Local::Address(_) => None,
-        };
-        pods.obstacles.look(&pods.config, gateway.ifindex, underlay);
+    /// The gateway port as it is to be. One that is there stays when the share is lost: the pods
+    /// behind it are still here.
+    pub(super) fn gateway(&self, pods: &Pods) -> Option<Port> {
+        let there = || self.ports.get(pods.config.gateway.as_str()).map(|held| held.port.clone());
+        pods.gateway(&self.config.node.name).or_else(there)
     }
 
-    /// Has the rules of address translation be what follows from the cluster and its pods, and the
-    /// gateway device take what comes out of it.
-    fn settle_rules(&mut self) {
-        let mappings = self.mappings();
-        let hands = &self.devices.hands;
-        // While the helper is away all of this waits: it is settled at each tick.
-        if hands.trouble().is_some() {
-            return;
-        }
-        let Some(pods) = &mut self.pods else { return };
-        let gateway = self.ports.get(pods.config.gateway.as_str()).and_then(Attachment::facts);
-        let Some(gateway) = gateway else { return };
-        if pods.tuned != Some(gateway.ifindex) {
-            if let Err(error) = hands.tune(gateway.ifindex) {
-                warn!(port = gateway.ifname, "settings of the gateway: {error}");
-            }
-            if hands.trouble().is_some() {
-                return;
-            }
-            pods.tuned = Some(gateway.ifindex);
-        }
-        let rules = match Ruleset::new(&pods.config, &pods.view, &pods.ways, &mappings) {
-            Ok(rules) => rules,
-            Err(RulesetError::NoOwnNode) => return,
-            Err(error) => {
-                warn!("rules: {error}");
-                return;
-            }
-        };
-        if rules.body() == pods.rules {
-            return;
-        }
-        for mapping in rules.ignored() {
-            warn!("port mapping {mapping}: another pod has this port of the node");
-        }
-        if pods.keeper.is_none() {
-            match Keeper::start(hands.clone()) {
-                Ok(keeper) => pods.keeper = Some(keeper),
-                Err(error) => {
-                    warn!("rules: {error}");
-                    return;
-                }
-            }
-        }
-        if let Some(keeper) = &pods.keeper {
-            rules.body().clone_into(&mut pods.rules);
-            keeper.want(rules.body());
-        }
-        if let Err(error) = hands.reconcile(&pods.ways.routes) {
-            warn!("routes to other nodes: {error}");
-        }
-        if hands.trouble().is_some() {
-            pods.rules.clear();
-        }
-    }
-
-    /// The ports of this node that lead to its pods.
-    fn mappings(&self) -> Vec<Mapping> {
-        let pods = self.ports.values().filter_map(|held| held.port.pod.as_ref());
-        let of = |pod: &attach::Pod| {
-            let addresses = pod.addresses.clone();
-            let mapping = move |port: &HostPort| {
-                let protocol = match port.protocol {
-                    attach::Protocol::Tcp => Protocol::Tcp,
-                    attach::Protocol::Udp => Protocol::Udp,
-                    attach::Protocol::Sctp => Protocol::Sctp,
-                };
-                Mapping::of_pod(
-                    protocol,
-                    port.host_ip,
-                    port.host_port,
-                    &addresses,
-                    port.container_port,
-                )
-            };
-            pod.host_ports.iter().flat_map(mapping).collect::<Vec<_>>()
-        };
-        pods.flat_map(of).collect()
-    }
-
-    /// Makes the gateway port what the view says. One that is there stays when the share is lost:
-    /// the pods behind it are still here.
+    /// Makes the gateway port what the view says.
     fn settle_gateway(&mut self) {
-        let Some(port) = self.pods.as_ref().and_then(|pods| pods.gateway(&self.config.node.name))
-        else {
-            return;
-        };
+        let Some(port) = self.pods.as_ref().and_then(|pods| self.gateway(pods)) else { return };
         let name = port.name.as_str();
         match self.ports.get(name) {
             Some(held) if held.port == port => {}

@@ -78,7 +78,7 @@ impl Daemon {
     }
 
     fn reload_ports(&mut self, others: &BTreeMap<String, Port>, changes: &mut Vec<String>) {
-        let gateway = self.pods.as_ref().and_then(|pods| pods.gateway(&self.config.node.name));
+        let gateway = self.pods.as_ref().and_then(|pods| self.gateway(pods));
         let wanted: BTreeMap<&str, &Port> = (self.config.ports.iter().chain(&gateway))
             .map(|port| (port.name.as_str(), port))
             .collect();

@@ -186,6 +186,7 @@ impl Daemon {
         self.watch_attachments();
         if self.underlay_may_have_moved(count) {
             self.follow_underlay();
+            self.follow_subnets();
         }
         self.take_brought();
         self.retry_ports();

@@ -1,11 +1,51 @@
 //! Firewalls of others that keep pods from the outside. That a table of ours accepts something does
 //! not help against a chain of another table that drops it.
 
+use std::path::Path;
+
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::preflight::Finding;
+use super::preflight::{Finding, read_system};
 use crate::config::Cluster;
+use crate::privilege::program;
+
+/// The most that are named: an operator mends one and looks again.
+const MOST: usize = 64;
+
+/// What a firewall has to let pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNetwork {
+    /// The gateway port's device.
+    pub device: String,
+    /// The networks of the pods.
+    pub networks: Vec<IpNet>,
+}
+
+impl From<&Cluster> for PodNetwork {
+    fn from(cluster: &Cluster) -> Self {
+        Self {
+            device: cluster.gateway.to_string(),
+            networks: cluster.networks.iter().map(|network| network.net).collect(),
+        }
+    }
+}
+
+/// As [`findings`], by the programs of the system, in the calling thread's network namespace.
+/// Takes CAP_NET_ADMIN, and as long as those programs do.
+///
+/// # Errors
+///
+/// Those.
+pub fn look(pods: &PodNetwork) -> Result<Vec<Finding>, String> {
+    let names = read_system(Path::new("/proc/thread-self/net/ip_tables_names"));
+    let legacy = names.is_some_and(|names| names.lines().any(|name| name == "filter"));
+    let mut found =
+        findings(pods, legacy, &mut |program, arguments| program::run(program, arguments, ""))?;
+    found.truncate(MOST);
+    Ok(found)
+}
 
 /// Runs a program that only looks, `nft` or `iptables-legacy`, and returns what it prints; an error
 /// is in words.
@@ -19,13 +59,13 @@ pub type Ask<'a> = &'a mut dyn FnMut(&str, &[&str]) -> Result<String, String>;
 /// # Errors
 ///
 /// If nft is missing, or does not say: in words.
-pub fn findings(cluster: &Cluster, legacy: bool, ask: Ask<'_>) -> Result<Vec<Finding>, String> {
+pub fn findings(pods: &PodNetwork, legacy: bool, ask: Ask<'_>) -> Result<Vec<Finding>, String> {
     let chains = objects(&ask("nft", &["-j", "list", "chains"])?, "chain")?;
     let mut found = Vec::new();
     for chain in chains.iter().filter(|chain| chain["hook"] == "forward") {
         let text = |key: &str| chain[key].as_str().unwrap_or_default();
         let (family, table, name) = (text("family"), text("table"), text("name"));
-        if table == "tapestry" || !concerns(family, cluster) {
+        if table == "tapestry" || !concerns(family, pods) {
             continue;
         }
         let rules = objects(&ask("nft", &["-j", "list", "chain", family, table, name])?, "rule")?;
@@ -33,14 +73,14 @@ pub fn findings(cluster: &Cluster, legacy: bool, ask: Ask<'_>) -> Result<Vec<Fin
             continue;
         }
         let rules = objects(&ask("nft", &["-j", "list", "table", family, table])?, "rule")?;
-        if !lets_pods_pass(&rules, cluster, table == "firewalld") {
+        if !lets_pods_pass(&rules, pods, table == "firewalld") {
             let in_table = |other: &&Value| other["family"] == family && other["table"] == table;
             let docker = chains.iter().filter(in_table).any(|one| one["name"] == "DOCKER-USER");
-            found.push(finding(cluster, (family, table, name), docker));
+            found.push(finding(pods, (family, table, name), docker));
         }
     }
     if legacy {
-        found.extend(old_iptables(cluster, ask));
+        found.extend(old_iptables(pods, ask));
     }
     Ok(found)
 }
@@ -52,8 +92,8 @@ fn objects(text: &str, kind: &str) -> Result<Vec<Value>, String> {
     Ok(all.iter().filter_map(|one| one.get(kind)).cloned().collect())
 }
 
-fn concerns(family: &str, cluster: &Cluster) -> bool {
-    let has = |v4: bool| cluster.networks.iter().any(|one| one.net.addr().is_ipv4() == v4);
+fn concerns(family: &str, pods: &PodNetwork) -> bool {
+    let has = |v4: bool| pods.networks.iter().any(|net| net.addr().is_ipv4() == v4);
     match family {
         "inet" => true,
         "ip" => has(true),
@@ -77,7 +117,7 @@ fn refuses_all(rule: &Value) -> bool {
 
 /// Whether rules speak of the gateway's device, or of the pods, in both directions. firewalld needs
 /// only be told which zone the device is in.
-fn lets_pods_pass(rules: &[Value], cluster: &Cluster, firewalld: bool) -> bool {
+fn lets_pods_pass(rules: &[Value], pods: &PodNetwork, firewalld: bool) -> bool {
     let (mut from, mut to) = (false, false);
     for rule in rules {
         let all = expressions(rule);
@@ -91,10 +131,10 @@ fn lets_pods_pass(rules: &[Value], cluster: &Cluster, firewalld: bool) -> bool {
             let (left, right) = (&one["left"], &one["right"]);
             let field = left["payload"]["field"].as_str();
             match (left["meta"]["key"].as_str(), field) {
-                (Some("iifname" | "iif"), _) => from |= names(right, cluster),
-                (Some("oifname" | "oif"), _) => to |= names(right, cluster),
-                (_, Some("saddr")) => from |= holds(right, cluster),
-                (_, Some("daddr")) => to |= holds(right, cluster),
+                (Some("iifname" | "iif"), _) => from |= names(right, pods),
+                (Some("oifname" | "oif"), _) => to |= names(right, pods),
+                (_, Some("saddr")) => from |= holds(right, pods),
+                (_, Some("daddr")) => to |= holds(right, pods),
                 _ => {}
             }
         }
@@ -103,30 +143,30 @@ fn lets_pods_pass(rules: &[Value], cluster: &Cluster, firewalld: bool) -> bool {
 }
 
 /// Whether the gateway's device is what is compared with, or is among it.
-fn names(right: &Value, cluster: &Cluster) -> bool {
+fn names(right: &Value, pods: &PodNetwork) -> bool {
     match right {
         Value::String(name) => match name.strip_suffix('*') {
-            Some(front) => cluster.gateway.as_str().starts_with(front),
-            None => name == cluster.gateway.as_str(),
+            Some(front) => pods.device.as_str().starts_with(front),
+            None => name == pods.device.as_str(),
         },
-        Value::Array(all) => all.iter().any(|one| names(one, cluster)),
-        Value::Object(_) => names(&right["set"], cluster),
+        Value::Array(all) => all.iter().any(|one| names(one, pods)),
+        Value::Object(_) => names(&right["set"], pods),
         _ => false,
     }
 }
 
 /// Whether one of the pods' networks is in what is compared with.
-fn holds(right: &Value, cluster: &Cluster) -> bool {
+fn holds(right: &Value, pods: &PodNetwork) -> bool {
     match right {
-        Value::Array(all) => all.iter().any(|one| holds(one, cluster)),
-        Value::Object(inner) if inner.contains_key("set") => holds(&right["set"], cluster),
+        Value::Array(all) => all.iter().any(|one| holds(one, pods)),
+        Value::Object(inner) if inner.contains_key("set") => holds(&right["set"], pods),
         _ => {
             let prefix = &right["prefix"];
             let (address, length) = (prefix["addr"].as_str(), prefix["len"].as_u64());
             let net = address.zip(length).and_then(|(address, length)| {
                 IpNet::new(address.parse().ok()?, u8::try_from(length).ok()?).ok()
             });
-            net.is_some_and(|net| cluster.networks.iter().any(|one| net.contains(&one.net)))
+            net.is_some_and(|net| pods.networks.iter().any(|one| net.contains(one)))
         }
     }
 }
@@ -135,8 +175,8 @@ fn holds(right: &Value, cluster: &Cluster) -> bool {
 const BROKEN: &str = "pods reach neither the outside nor Services, and nobody outside reaches pods \
                       by node ports or mapped ports";
 
-fn finding(cluster: &Cluster, (family, table, name): (&str, &str, &str), docker: bool) -> Finding {
-    let device = cluster.gateway.as_str();
+fn finding(pods: &PodNetwork, (family, table, name): (&str, &str, &str), docker: bool) -> Finding {
+    let device = pods.device.as_str();
     let subject = format!("chain {family} {table} {name}");
     let message = format!("forwarded traffic is refused and nothing is said of {device}: {BROKEN}");
     let iptables = |program: &str, chain: &str| {
@@ -161,8 +201,8 @@ fn finding(cluster: &Cluster, (family, table, name): (&str, &str, &str), docker:
 }
 
 /// The chains of the old iptables, which nft does not show.
-fn old_iptables(cluster: &Cluster, ask: Ask<'_>) -> Vec<Finding> {
-    let device = cluster.gateway.as_str();
+fn old_iptables(pods: &PodNetwork, ask: Ask<'_>) -> Vec<Finding> {
+    let device = pods.device.as_str();
     let mut found = Vec::new();
     for (program, family) in [("iptables-legacy", "ip"), ("ip6tables-legacy", "ip6")] {
         // Whoever cannot look cannot tell.
@@ -175,7 +215,7 @@ fn old_iptables(cluster: &Cluster, ask: Ask<'_>) -> Vec<Finding> {
             let wanted = format!("{flag} {device} ");
             lines.iter().any(|line| line.contains(&wanted) && line.ends_with("-j ACCEPT"))
         };
-        if refuses && concerns(family, cluster) && !(passes("-i") && passes("-o")) {
+        if refuses && concerns(family, pods) && !(passes("-i") && passes("-o")) {
             found.push(Finding {
                 subject: format!("{program} FORWARD"),
                 message: format!(
@@ -196,17 +236,21 @@ mod tests {
     use super::*;
     use crate::gateway::ruleset::fixture::cluster;
 
+    fn pods() -> PodNetwork {
+        PodNetwork::from(&cluster())
+    }
+
     #[test]
     fn what_nft_does_not_say_or_says_in_nonsense_is_an_error() {
         let mut ask = |_: &str, _: &[&str]| Err("nft: not installed".to_owned());
-        assert_eq!(findings(&cluster(), false, &mut ask).unwrap_err(), "nft: not installed");
+        assert_eq!(findings(&pods(), false, &mut ask).unwrap_err(), "nft: not installed");
         for answer in ["", "{", "{}", "[]", "{\"nftables\": 7}"] {
             let mut ask = |_: &str, _: &[&str]| Ok(answer.to_owned());
-            assert!(findings(&cluster(), false, &mut ask).is_err(), "{answer}");
+            assert!(findings(&pods(), false, &mut ask).is_err(), "{answer}");
         }
         let odd = "{\"nftables\": [{\"chain\": {\"hook\": \"forward\", \"family\": \"inet\"}}]}";
         let mut ask = |_: &str, _: &[&str]| Ok(odd.to_owned());
-        assert_eq!(findings(&cluster(), false, &mut ask), Ok(Vec::new()));
+        assert_eq!(findings(&pods(), false, &mut ask), Ok(Vec::new()));
     }
 
     #[test]
@@ -217,7 +261,7 @@ mod tests {
                 "iptables-legacy" => Ok(rules.to_owned()),
                 _ => Err("not installed".to_owned()),
             };
-            let found = findings(&cluster(), true, &mut ask).unwrap();
+            let found = findings(&pods(), true, &mut ask).unwrap();
             found.into_iter().map(|one| one.subject).collect::<Vec<_>>()
         };
         let open = "-A FORWARD -i tapestry0 -j ACCEPT\n-A FORWARD -o tapestry0 -j ACCEPT\n";

@@ -92,13 +92,19 @@ const fn next_hop(address: IpAddr) -> IpAddr {
 ///
 /// # Errors
 ///
-/// The kernel's refusal; a kernel without IPv6 is none.
+/// The kernel's refusal; a kernel or a device without IPv6 is none.
 pub fn tune(netlink: &mut Netlink, device: u32) -> Result<(), NetlinkError> {
     let mut conf = InetDevConf::default();
     (conf.forwarding, conf.rp_filter, conf.route_localnet) = (1, 2, 1);
     netlink.set_ipv4_conf(device, conf)?;
     match netlink.add_local_route(device, Ipv6Addr::LOCALHOST.into()) {
-        Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
+        // No IPv6 in this kernel, or none on this device.
+        Err(error)
+            if matches!(
+                error.errno(),
+                Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EACCES)
+            ) =>
+        {
             Ok(())
         }
         done => done,

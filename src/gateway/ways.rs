@@ -1,7 +1,7 @@
 //! Which networks of other nodes are reached through the tunnel, and which by plain routes of the
 //! node's kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -144,16 +144,18 @@ pub fn reconcile(netlink: &mut Netlink, wanted: &[Direct]) -> Result<Reconciled,
         .filter(|entry| entry.protocol == PROTOCOL)
         .map(|entry| Direct { link: entry.link, route: entry.route })
         .collect();
-    let same = |a: &Direct, b: &Direct| a.link == b.link && a.route.is_same_way(&b.route);
+    let key = |way: &Direct| (way.link, way.route.to, way.route.via);
+    let stand: HashSet<_> = standing.iter().map(key).collect();
+    let stay: HashSet<_> = wanted.iter().map(key).collect();
     let (mut done, mut trouble) = (Reconciled::default(), None);
-    for old in standing.iter().filter(|old| !wanted.iter().any(|new| same(old, new))) {
+    for old in standing.iter().filter(|old| !stay.contains(&key(old))) {
         match netlink.delete_route_of(old.link, old.route, PROTOCOL) {
             Ok(()) => done.removed.push(*old),
             Err(error) if error.is_absent() => {}
             Err(error) => trouble = trouble.or(Some(error)),
         }
     }
-    for new in wanted.iter().filter(|new| !standing.iter().any(|old| same(old, new))) {
+    for new in wanted.iter().filter(|new| !stand.contains(&key(new))) {
         match netlink.add_route_of(new.link, new.route, PROTOCOL) {
             Ok(()) => done.added.push(*new),
             Err(error) if error.is_present() => done.blocked.push(*new),

@@ -75,6 +75,10 @@ pub(super) fn admit(
         // Whose device it is, the kernel says.
         Request::Tune { ifindex: _ } | Request::Routes { routes: _ } => Ok(()),
         Request::ReadRules | Request::RemoveRules => Ok(()),
+        Request::Firewalls { pods } if !is_valid_ifname(&pods.device) => {
+            Err("the name is no device name".to_owned())
+        }
+        Request::Firewalls { .. } => Ok(()),
     }
 }
 
@@ -128,6 +132,7 @@ mod tests {
     use crate::device::netlink::Route;
     use crate::device::offload::OffloadWish;
     use crate::device::spec::Standing;
+    use crate::gateway::firewall::PodNetwork;
     use crate::gateway::ways::Direct;
 
     const OWNER: u32 = 1000;
@@ -149,6 +154,11 @@ mod tests {
     fn way(to: &str) -> Direct {
         let via = Some([192, 0, 2, 2].into());
         Direct { link: 2, route: Route::new(to.parse().unwrap(), via) }
+    }
+
+    fn firewalls(device: &str) -> Request {
+        let networks = vec!["10.42.0.0/16".parse().unwrap()];
+        Request::Firewalls { pods: PodNetwork { device: device.to_owned(), networks } }
     }
 
     fn make(change: impl FnOnce(&mut TapSpec)) -> Request {
@@ -176,6 +186,7 @@ mod tests {
             Request::ReplaceRules { body: "chain a { }".to_owned() },
             Request::ReadRules,
             Request::RemoveRules,
+            firewalls("tapestry0"),
             Request::Tune { ifindex: 7 },
             Request::Routes { routes: vec![way("10.42.1.0/24"); ROUTES_MAX] },
         ] {
@@ -207,6 +218,7 @@ mod tests {
             Request::Look { paths: vec![PathBuf::from("relative")] },
             Request::Look { paths: vec![PathBuf::from("/a"); PATHS_MAX + 1] },
             Request::ReplaceRules { body: "} table inet other {".to_owned() },
+            firewalls("tap; reboot"),
             Request::Routes { routes: vec![way("10.42.1.0/24"), way("0.0.0.0/0")] },
             Request::Routes { routes: vec![way("10.42.1.0/24"); ROUTES_MAX + 1] },
             Request::Hello {

@@ -88,6 +88,8 @@ struct Absence {
     deaf_until: Option<Instant>,
     /// What those were told who asked it in vain.
     told: Option<String>,
+    /// It is back, and nobody was told so yet.
+    back: bool,
 }
 
 impl Client {
@@ -189,27 +191,26 @@ impl Client {
     }
 
     /// Looks whether the helper is there, briefly. Returns whether it is back after somebody asked
-    /// it in vain.
+    /// it in vain, whoever found that out: once.
     pub(super) fn glance(&self) -> bool {
         let there = {
             let mut idle = self.idle();
             idle.retain(|socket| !has_ended(socket));
             !idle.is_empty()
         };
-        if there && self.trouble().is_none() {
-            return false;
-        }
-        match self.connect(GLANCE) {
-            Ok(socket) => {
-                self.keep(socket);
-                self.found()
-            }
-            Err(error) => {
-                self.missed();
-                self.give_up(&error);
-                false
+        if !there || self.trouble().is_some() {
+            match self.connect(GLANCE) {
+                Ok(socket) => {
+                    self.keep(socket);
+                    self.found();
+                }
+                Err(error) => {
+                    self.missed();
+                    self.give_up(&error);
+                }
             }
         }
+        std::mem::take(&mut self.absence().back)
     }
 
     /// What is wrong with the helper, while something is.
@@ -222,13 +223,14 @@ impl Client {
         self.absence().since.get_or_insert_with(Instant::now).elapsed()
     }
 
-    /// It answered. Returns whether somebody had asked it in vain.
-    fn found(&self) -> bool {
-        let told = std::mem::take(&mut *self.absence()).told.is_some();
+    /// It answered.
+    fn found(&self) {
+        let mut absence = self.absence();
+        let told = absence.told.is_some();
+        *absence = Absence { back: told || absence.back, ..Absence::default() };
         if told {
             info!(helper = %self.path.display(), "the helper is back");
         }
-        told
     }
 
     fn give_up(&self, error: &Unanswered) {
@@ -341,6 +343,24 @@ mod tests {
         assert!(client.glance(), "it is back");
         assert_eq!(client.trouble(), None);
         assert!(!client.glance(), "it was there all the time");
+        drop(client);
+        helper.join().unwrap();
+    }
+
+    #[test]
+    fn that_it_is_back_is_told_even_if_somebody_else_asks_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("helper.sock");
+        let client = Client::new(path.clone());
+        assert!(!client.glance());
+        let listener = listen(&path);
+        let helper = thread::spawn(move || serve(&listener, 1));
+        let mut held = None;
+        client.ask(&mut held, &Request::ReadRules, &[]).unwrap();
+        client.keep(held.unwrap());
+        assert_eq!(client.trouble(), None);
+        assert!(client.glance(), "what failed meanwhile is to be tried again");
+        assert!(!client.glance(), "once");
         drop(client);
         helper.join().unwrap();
     }

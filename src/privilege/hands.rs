@@ -17,7 +17,9 @@ use crate::device::netlink::{Netlink, NetlinkError};
 use crate::device::netns::{self, NetnsIdentity};
 use crate::device::offload::OffloadWish;
 use crate::device::spec::{Facts, NetnsRef, Standing, TapSpec};
+use crate::gateway::firewall::{self, PodNetwork};
 use crate::gateway::port::tune;
+use crate::gateway::preflight::Finding;
 use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
 /// Who does what needs CAP_NET_ADMIN or CAP_SYS_ADMIN.
@@ -155,6 +157,22 @@ impl Hands {
         }
         match self.hand().ask(&Request::Routes { routes: routes.to_owned() }, &[]) {
             Ok((Reply::Routes(done), _)) => Ok(done),
+            Ok((reply, _)) => Err(VerbError(unexpected(reply))),
+            Err(error) => Err(VerbError(self.named(&error))),
+        }
+    }
+
+    /// As [`firewall::look`], in the own network namespace.
+    ///
+    /// # Errors
+    ///
+    /// Those, and that the helper cannot be asked.
+    pub fn firewalls(&self, pods: &PodNetwork) -> Result<Vec<Finding>, VerbError> {
+        if matches!(self.0, Whose::Own) {
+            return firewall::look(pods).map_err(VerbError);
+        }
+        match self.hand().ask(&Request::Firewalls { pods: pods.clone() }, &[]) {
+            Ok((Reply::Found(found), _)) => Ok(found),
             Ok((reply, _)) => Err(VerbError(unexpected(reply))),
             Err(error) => Err(VerbError(self.named(&error))),
         }

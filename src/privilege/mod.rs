@@ -11,6 +11,7 @@ mod check;
 mod client;
 mod hands;
 pub mod helper;
+pub(crate) mod program;
 mod rules;
 mod serve;
 mod wire;

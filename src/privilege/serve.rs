@@ -16,6 +16,7 @@ use crate::device::error::{Cause, DeviceError};
 use crate::device::make::{self, Made};
 use crate::device::netlink::Netlink;
 use crate::device::netns::{self, Netns, NetnsIdentity};
+use crate::gateway::firewall;
 use crate::gateway::port::tune;
 use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
@@ -172,6 +173,9 @@ impl Connection {
             Request::ReplaceRules { body } => Ok(told(rules::replace(&body).map(Some))),
             Request::ReadRules => Ok(told(rules::read())),
             Request::RemoveRules => Ok(told(rules::remove().map(|()| None))),
+            Request::Firewalls { pods } => {
+                Ok(firewall::look(&pods).map_or_else(Reply::Refused, Reply::Found))
+            }
         };
         let reply = done.unwrap_or_else(|error| {
             debug!("{error}");
@@ -260,7 +264,8 @@ fn place(request: &Request) -> Option<PathBuf> {
         | Request::Routes { .. }
         | Request::ReplaceRules { .. }
         | Request::ReadRules
-        | Request::RemoveRules => None,
+        | Request::RemoveRules
+        | Request::Firewalls { .. } => None,
     }
     .map(crate::device::spec::NetnsRef::path)
 }

@@ -12,10 +12,12 @@ use crate::device::make::Removal;
 use crate::device::netns::NetnsIdentity;
 use crate::device::offload::OffloadWish;
 use crate::device::spec::{Facts, MAX_QUEUES, NetnsRef, Standing, TapSpec};
+use crate::gateway::firewall::PodNetwork;
+use crate::gateway::preflight::Finding;
 use crate::gateway::ways::{Direct, Reconciled};
 
 /// The version of this language: both ends speak the same one, or not at all.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// The most that a request or an answer may be: a ruleset with some ten thousand addresses, and the
 /// queues of one device.
@@ -103,6 +105,11 @@ pub(super) enum Request {
     ReadRules,
     /// Removes the table.
     RemoveRules,
+    /// [`firewall::look`](crate::gateway::firewall::look), in the helper's own namespace.
+    Firewalls {
+        /// What is to pass.
+        pods: PodNetwork,
+    },
 }
 
 /// What came of it.
@@ -125,6 +132,8 @@ pub(super) enum Reply {
     Routes(Reconciled),
     /// To those about rules: the table that now stands, if it does.
     Rules(Option<String>),
+    /// To [`Request::Firewalls`].
+    Found(Vec<Finding>),
     /// The device's verb failed.
     Failed(Failure),
     /// The request is none that is fulfilled, or it failed otherwise; in words.

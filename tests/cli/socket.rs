@@ -132,6 +132,7 @@ fn openapi_lists_every_route_and_every_route_is_there() {
         "POST /v1/fdb",
         "POST /v1/fdb/flush",
         "POST /v1/gc",
+        "POST /v1/nodes/confirm",
         "POST /v1/nodes/release",
         "POST /v1/ports",
         "POST /v1/reload",

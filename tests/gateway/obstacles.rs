@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 use lab::world::Space;
 use socket2::Type;
-use tapestry::gateway::firewall;
+use tapestry::gateway::firewall::{self, PodNetwork};
 use tapestry::gateway::preflight::{Finding, managers, read_system, settings};
 
 use super::land::{Lab, Way, Who, nft};
@@ -19,7 +19,8 @@ fn named(lab: &Lab, legacy: bool) -> Result<Vec<Finding>> {
         let line = format!("{program} {}", arguments.join(" "));
         space.output(&line).map_err(|error| format!("{error:#}"))
     };
-    firewall::findings(&lab.cluster(Who::A)?, legacy, &mut run).map_err(anyhow::Error::msg)
+    firewall::findings(&PodNetwork::from(&lab.cluster(Who::A)?), legacy, &mut run)
+        .map_err(anyhow::Error::msg)
 }
 
 /// Whether a pod reaches the outside.

@@ -5,20 +5,15 @@
 use std::fs::Permissions;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lab::cell;
-use lab::daemon::{Daemon, Program};
-use lab::overlay::{Node, Overlay, Plan, Pod, access_port, pod};
-use lab::tool::{self, Background, eventually};
+use lab::daemon::Daemon;
+use lab::overlay::{Overlay, Plan, Pod, access_port, pod};
+use lab::tool::eventually;
 use lab::traffic::lasting::Talks;
 use lab::traffic::ping;
-use lab::world::Space;
-use nix::sys::signal::Signal;
-use nix::unistd::{Uid, chown};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tapestry::device::adopt::Expectation;
@@ -29,151 +24,11 @@ use tapestry::device::offload::OffloadWish;
 use tapestry::device::spec::{NetnsRef, TapSpec};
 use tapestry::gateway::ways::Direct;
 use tapestry::privilege::Hands;
-use tempfile::TempDir;
 
 use crate::common::{exchange, row, still_forwarding, tapestry};
-
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The daemon's uid, and somebody else's.
-const OWNER: u32 = 4711;
-const STRANGER: u32 = 4712;
-
-/// Runs `setpriv`, from which the program begins with these capabilities and no others.
-fn setpriv(words: &str) -> Program {
-    let path = tool::command("setpriv").get_program().into();
-    let first =
-        format!("{words} --inh-caps=-all --ambient-caps=-all -- {}", tapestry().path.display());
-    Program { path, first: first.split(' ').map(str::to_owned).collect() }
-}
-
-fn as_uid(uid: u32) -> Program {
-    setpriv(&format!("--reuid={uid} --regid={uid} --clear-groups --bounding-set=-all"))
-}
-
-/// A running helper, with no more than what its unit has and what it takes to give its socket away.
-struct Helper {
-    space: Space,
-    dir: TempDir,
-    process: Background,
-}
-
-impl Helper {
-    fn start(node: &Node) -> Result<Self> {
-        let dir = TempDir::with_prefix("helper-")?;
-        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
-        let process = Self::launch(&node.space, dir.path())?;
-        Ok(Self { space: node.space.clone(), dir, process })
-    }
-
-    fn launch(space: &Space, dir: &Path) -> Result<Background> {
-        let Program { path, first } = setpriv("--bounding-set=-all,+net_admin,+sys_admin,+chown");
-        let mut command = Command::new(path);
-        command.args(first).arg("helper").arg("--socket").arg(socket_in(dir));
-        command.args(["--user", &OWNER.to_string()]).env("NO_COLOR", "1");
-        // Where the daemon's socket is says nothing about the helper's.
-        command.env("TAPESTRY_SOCKET", "/run/no-such-directory/socket");
-        space.run(|| Background::start(&mut command, dir, "helper"))?
-    }
-
-    fn socket(&self) -> PathBuf {
-        socket_in(self.dir.path())
-    }
-
-    fn kill(&mut self) -> Result<()> {
-        self.process.signal(Signal::SIGKILL)?;
-        self.process.wait(PATIENCE)?;
-        Ok(())
-    }
-
-    fn relaunch(&mut self) -> Result<()> {
-        self.process = Self::launch(&self.space, self.dir.path())?;
-        Ok(())
-    }
-
-    fn assert_alive(&mut self) -> Result<()> {
-        let said = self.process.said();
-        ensure!(self.process.is_running()?, "the helper has ended: {said}");
-        ensure!(!said.contains("panicked"), "{said}");
-        Ok(())
-    }
-}
-
-fn socket_in(dir: &Path) -> PathBuf {
-    dir.join("helper.sock")
-}
-
-/// A daemon that is yet to be launched, as `uid` without capabilities, and whose helper is there.
-fn daemon_as(uid: u32, space: &Space) -> Result<Daemon> {
-    let daemon = Daemon::prepare(&as_uid(uid), space)?;
-    let config = daemon.config_path();
-    let dir = config.parent().context("a directory")?;
-    std::fs::create_dir_all(dir.join("state"))?;
-    for path in [dir.to_owned(), dir.join("state"), dir.join("notify")] {
-        chown(&path, Some(Uid::from_raw(uid)), None)?;
-    }
-    Ok(daemon)
-}
-
-fn helper_section(socket: &Path) -> String {
-    format!("[privilege]\nhelper = \"{}\"\n", socket.display())
-}
-
-/// An overlay whose first node has a daemon without capabilities and a helper.
-struct Parted {
-    helper: Helper,
-    overlay: Overlay,
-}
-
-impl Parted {
-    fn build(plan: &Plan) -> Result<Self> {
-        let mut overlay = Overlay::build(plan)?;
-        let helper = Helper::start(&overlay.nodes[0])?;
-        overlay.configs[0].extra.push_str(&helper_section(&helper.socket()));
-        let mut daemon = daemon_as(OWNER, &overlay.nodes[0].space)?;
-        daemon.configure(&overlay.configs[0])?;
-        daemon.allow(&["helper", "peer", "underlay"]);
-        overlay.daemons.push(daemon);
-        Ok(Self { helper, overlay })
-    }
-
-    fn start(plan: &Plan) -> Result<Self> {
-        let mut parted = Self::build(plan)?;
-        parted.overlay.daemons[0].launch()?;
-        for (node, config) in parted.overlay.nodes.iter().zip(&parted.overlay.configs).skip(1) {
-            let mut daemon = Daemon::start(&tapestry(), &node.space, config)?;
-            daemon.allow(&["peer", "underlay"]);
-            parted.overlay.daemons.push(daemon);
-        }
-        Ok(parted)
-    }
-
-    fn end(mut self) -> Result<()> {
-        self.helper.assert_alive()?;
-        self.overlay.assert_sound()
-    }
-}
-
-/// Whether processes may have other uids here.
-fn permitted() -> bool {
-    let root = cell::is_root_outside();
-    if !root {
-        eprintln!("\n*** SKIPPED: other uids than one's own take root outside ***");
-    }
-    root
-}
-
-fn capabilities(pid: i32) -> Result<Vec<String>> {
-    let mut sets = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let status = std::fs::read_to_string(task?.path().join("status"))?;
-        let caps = status.lines().filter(|line| line.starts_with("Cap"));
-        sets.push(caps.map(|line| line.replace('\t', " ")).collect::<Vec<_>>().join(" "));
-    }
-    sets.sort();
-    sets.dedup();
-    Ok(sets)
-}
+use crate::parted::{
+    Helper, OWNER, PATIENCE, Parted, STRANGER, capabilities, daemon_as, helper_section, permitted,
+};
 
 pub(crate) fn a_daemon_without_capabilities_has_ports_by_its_helper() -> Result<()> {
     if !permitted() {
@@ -476,7 +331,7 @@ impl Talk {
 
     fn greeted(helper: &Helper) -> Result<Self> {
         let netns = helper.space.run(|| Netns::current().map(|netns| netns.identity()))??;
-        let hello = json!({ "hello": { "version": 1, "netns": netns } });
+        let hello = json!({ "hello": { "version": 2, "netns": netns } });
         let mut welcome = None;
         // Who comes when it is crowded is sent away without a word.
         eventually(PATIENCE, "a welcome", || {
@@ -553,9 +408,9 @@ pub(crate) fn nonsense_is_refused_and_does_no_harm() -> Result<()> {
     let elsewhere = overlay.pods[0][0].space.run(|| Netns::current().map(|n| n.identity()))??;
     let home = overlay.nodes[0].space.run(|| Netns::current().map(|n| n.identity()))??;
     let at_the_door = [
-        json!({ "hello": { "version": 2, "netns": home } }).to_string(),
-        json!({ "hello": { "version": 1, "netns": elsewhere } }).to_string(),
-        json!({ "hello": { "version": 1 } }).to_string(),
+        json!({ "hello": { "version": 1, "netns": home } }).to_string(),
+        json!({ "hello": { "version": 2, "netns": elsewhere } }).to_string(),
+        json!({ "hello": { "version": 2 } }).to_string(),
         json!("read_rules").to_string(),
         make_request("pod", OWNER).to_string(),
         String::new(),
