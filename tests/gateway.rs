@@ -47,10 +47,12 @@ fn main() -> ExitCode {
             pods_and_nodes_by_direct_routing,
             pods_and_nodes_without_a_tunnel,
             services_by_nft_through_the_tunnel,
+            services_by_nft_by_direct_routing,
             services_by_nft_without_a_tunnel,
             mapped_ports,
             mapped_ports_by_direct_routing,
         ]),
+        &cases!(product, needs IPTABLES, [services_by_iptables_through_the_tunnel]),
         &cases!(matrix, needs IPTABLES, [
             services_by_iptables_through_the_tunnel,
             services_by_iptables_without_a_tunnel,

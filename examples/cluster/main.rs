@@ -26,6 +26,7 @@ use lab::cell::{self, Side};
 use lab::etcd;
 use lab::tool::{self, eventually};
 use lab::traffic::lasting::Talks;
+use lab::traffic::mirror::look;
 use serde_json::json;
 
 use matrix::{Party, walk};
@@ -157,7 +158,7 @@ fn nodes_and_the_outside(stage: &Stage, pods: &[Party]) -> Result<()> {
 
     show::step("somebody outside asks port 8000 of node1, which leads to a1");
     for host in by_address[0].hosts {
-        let seen = lab::traffic::mirror::look(&outside.space, (host, MAPPED).into())?;
+        let seen = look(&outside.space, (host, MAPPED).into())?;
         ensure!(outside.hosts.contains(&seen), "a1 saw {seen}");
         println!("  {host} port {MAPPED}: a1 saw {seen}");
     }
@@ -188,6 +189,7 @@ fn trouble(stage: &mut Stage) -> Result<()> {
             talks.open(&from.pod.space, &to.pod.space, host)?;
         }
     }
+    stage.is_on_disk()?;
     stage.etcd.kill()?;
     talks.go_on()?;
     println!("  etcd killed: {} connections go on", talks.count());

@@ -1,6 +1,7 @@
 //! The nodes, the store, the daemons and the pods of the demo.
 
 use std::env;
+use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -111,6 +112,17 @@ impl Stage {
         let mirror = Mirror::start(&pod.space)?;
         self.guests.push(Guest { name: name.to_owned(), node, pod, _mirror: mirror });
         Ok(took)
+    }
+
+    /// Waits until what each node knows of the others is on its disk, as it is within seconds.
+    pub(crate) fn is_on_disk(&self) -> Result<()> {
+        eventually(PATIENCE, "the cluster is on every node's disk", || {
+            Ok(self.daemons().all(|(_, daemon)| {
+                let text = fs::read_to_string(daemon.beside("state/cluster.json"));
+                let text = text.unwrap_or_default();
+                (0..NODES).all(|index| text.contains(&format!("\"{}\"", name_of(index))))
+            }))
+        })
     }
 
     /// The daemon of a node.

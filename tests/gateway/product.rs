@@ -1,11 +1,14 @@
 //! The paths through the product: a daemon on each node, pods attached by the plugin.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use lab::cluster::{call_plugin, conf};
 use lab::daemon::{Daemon, Program};
+use lab::tool::eventually;
 use serde_json::{Value, json};
+use tapestry::gateway::mapping::Mapping;
 
 use super::land::{Lab, Laid, Plumbing, Way, Who};
 use super::matrix::{mapped, paths, services};
@@ -13,6 +16,9 @@ use super::services::Style;
 
 /// See above.
 struct Product;
+
+/// How long rules may take that follow from an attachment.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The daemons of nodes a and b.
 struct Daemons([Daemon; 2]);
@@ -26,6 +32,12 @@ impl Plumbing for Product {
         {
             attach(lab, pod, node, daemon)?;
         }
+        // What leads to pods is put in place beside what the plugin waits for.
+        eventually(PATIENCE, "the rules have every mapped port", || {
+            let rules = lab.space(Who::A).output("nft list table inet tapestry")?;
+            let has = |one: &Mapping| rules.contains(&format!(". {} : {}", one.port, one.to.ip()));
+            Ok(lab.mappings.iter().all(has))
+        })?;
         Ok(Box::new(daemons))
     }
 }
@@ -107,6 +119,14 @@ pub(crate) fn services_by_nft_through_the_tunnel() -> Result<()> {
 
 pub(crate) fn services_by_nft_without_a_tunnel() -> Result<()> {
     services(&Product, Way::Route, Style::Nft)
+}
+
+pub(crate) fn services_by_nft_by_direct_routing() -> Result<()> {
+    services(&Product, Way::Direct, Style::Nft)
+}
+
+pub(crate) fn services_by_iptables_through_the_tunnel() -> Result<()> {
+    services(&Product, Way::Tunnel, Style::Iptables)
 }
 
 pub(crate) fn mapped_ports() -> Result<()> {

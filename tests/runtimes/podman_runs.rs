@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::podman::Podman;
 use super::stage::{BOTH, Stage, with};
-use super::web::{Inside as _, PORT, fetch_from_each_other, is_closed, seen_from};
+use super::web::{Inside as _, PORT, closes, fetch_from_each_other, seen_from};
 
 fn all() -> serde_json::Value {
     json!({ "capabilities": { "portMappings": true, "ips": true, "mac": true } })
@@ -62,7 +62,7 @@ fn is_published(stage: &Stage, podman: &Podman, options: &[&str]) -> Result<()> 
     }
     seen_from(stage.space(0)?, SocketAddr::new([127, 0, 0, 1].into(), 8000))?;
     container.end()?;
-    ensure!(is_closed(&outside.space, at)?, "{at} is still mapped");
+    closes(&outside.space, at)?;
     client.end()?;
     remote.end()
 }

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::tool;
-use lab::world::Space;
 use serde_json::json;
 
 use super::containerd::Containerd;
 use super::cri::{Cri, PortMapping};
 use super::image;
 use super::stage::{BOTH, Stage, telling, with};
-use super::web::{Inside, PORT, fetch_from_each_other, is_closed, seen_from};
+use super::web::{Inside, PORT, closes, fetch_from_each_other, seen_from};
 
 /// containerd on a node, and the connection of what would be the kubelet.
 struct Kubelet {
@@ -124,18 +123,13 @@ pub(crate) fn a_host_port_leads_to_its_sandbox() -> Result<()> {
         for port in [8000, 8001] {
             seen_from(own, loopback(port))?;
         }
-        closed(&outside.space, SocketAddr::new(node.v4.into(), 8001))?;
+        closes(&outside.space, SocketAddr::new(node.v4.into(), 8001))?;
         kubelet.end(&sandbox)?;
         for port in [8000, 8001] {
-            closed(own, loopback(port))?;
-            closed(&outside.space, SocketAddr::new(node.v4.into(), port))?;
+            closes(own, loopback(port))?;
+            closes(&outside.space, SocketAddr::new(node.v4.into(), port))?;
         }
         kubelet.end(&client)?;
         kubelet.containerd.stop()
     })
-}
-
-fn closed(space: &Space, at: SocketAddr) -> Result<()> {
-    ensure!(is_closed(space, at)?, "{} still reaches {at}", space.name());
-    Ok(())
 }

@@ -121,11 +121,13 @@ impl Stage {
             })
             .with_context(|| left.to_string())?;
             let space = self.space(node)?;
-            let rules = space.output("nft list table inet tapestry")?;
-            let maps = rules.split("map host_ports").skip(1);
-            let filled =
-                |map: &str| map.split('}').next().is_some_and(|it| it.contains("elements"));
-            ensure!(!maps.into_iter().any(filled), "a mapped port is left: {rules}");
+            eventually(PATIENCE, "no mapped port is left", || {
+                let rules = space.output("nft list table inet tapestry")?;
+                let mut maps = rules.split("map host_ports").skip(1);
+                let is_empty =
+                    |map: &str| map.split('}').next().is_none_or(|it| !it.contains("elements"));
+                Ok(maps.all(is_empty))
+            })?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use lab::tool::eventually;
 use lab::world::Space;
 
 /// The port at which every container serves.
@@ -38,9 +39,10 @@ pub(crate) fn seen_from(space: &Space, at: SocketAddr) -> Result<IpAddr> {
     }
 }
 
-/// Whether nobody answers there: asked once.
-pub(crate) fn is_closed(space: &Space, at: SocketAddr) -> Result<bool> {
-    Ok(space.run(|| get(at))?.is_err())
+/// Waits until nobody answers there any more.
+pub(crate) fn closes(space: &Space, at: SocketAddr) -> Result<()> {
+    let what = format!("{} does not reach {at}", space.name());
+    eventually(PATIENCE, &what, || Ok(space.run(|| get(at))?.is_err()))
 }
 
 fn get(at: SocketAddr) -> Result<String> {

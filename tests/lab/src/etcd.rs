@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -72,6 +72,25 @@ impl Etcd {
             Ok(space.run(|| is_healthy(at))?.unwrap_or(false))
         });
         healthy.map_err(|error| error.context(process.said()))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("not running")?.signal(signal)
+    }
+
+    /// Removes all it keeps, as when its disk was replaced; it must have been killed.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be removed.
+    pub fn forget(&self) -> Result<()> {
+        ensure!(self.process.is_none(), "etcd runs");
+        std::fs::remove_dir_all(self.dir.path().join("data")).context("etcd's data")
     }
 
     /// Ends it as a crash would.
