@@ -146,7 +146,6 @@ address = "{dir}/ctr.sock"
 address = "{dir}/ttrpc.sock"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{image}"
-disable_cgroup = true
 disable_apparmor = true
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".containerd]

@@ -101,15 +101,16 @@ struct Ip {
 pub(crate) struct Cri {
     runtime: Runtime,
     grpc: Grpc<Channel>,
+    cgroup: String,
 }
 
 impl Cri {
-    /// Connects to the socket of a runtime.
-    pub(crate) fn connect(socket: &Path) -> Result<Self> {
+    /// Connects to the socket of a runtime, whose sandboxes shall be below a cgroup.
+    pub(crate) fn connect(socket: &Path, cgroup: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
         let channel = runtime.block_on(endpoint.timeout(PATIENCE).connect())?;
-        Ok(Self { runtime, grpc: Grpc::new(channel) })
+        Ok(Self { runtime, grpc: Grpc::new(channel), cgroup: cgroup.to_owned() })
     }
 
     fn call<Q, A>(&mut self, method: &'static str, request: Q) -> Result<A>
@@ -138,7 +139,7 @@ impl Cri {
             metadata: Some(metadata),
             hostname: name.to_owned(),
             port_mappings: ports.to_vec(),
-            linux: Some(Linux::default()),
+            linux: Some(Linux { cgroup_parent: self.cgroup.clone() }),
         };
         let answer: SandboxId = self.call("RunPodSandbox", RunSandbox { config: Some(config) })?;
         Ok(answer.id)

@@ -36,7 +36,7 @@ impl Kubelet {
         let containerd = Containerd::start(stage, node, net)?;
         let dir = tempfile::tempdir()?;
         containerd.import(&image::archive(&stage.rootfs, dir.path())?)?;
-        Ok(Self { cri: Cri::connect(&containerd.socket())?, containerd, node })
+        Ok(Self { cri: Cri::connect(&containerd.socket(), &stage.cgroup)?, containerd, node })
     }
 
     fn run(&mut self, stage: &Stage, name: &str, ports: &[PortMapping]) -> Result<Sandbox> {

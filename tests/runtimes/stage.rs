@@ -14,6 +14,8 @@ use lab::overlay::Node;
 use lab::tool::eventually;
 use lab::world::Space;
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -134,22 +136,33 @@ impl Stage {
 }
 
 impl Drop for Stage {
+    /// Ends what a test that failed has left running, and removes its cgroups: they are the one thing
+    /// of a runtime that is the machine's.
     fn drop(&mut self) {
-        // Whatever still runs has its own end before it; a cgroup that is not empty stays.
-        let Ok(kinds) = fs::read_dir("/sys/fs/cgroup") else { return };
         let name = self.cgroup.trim_start_matches('/');
-        remove_cgroups(&Path::new("/sys/fs/cgroup").join(name));
-        for kind in kinds.flatten() {
-            remove_cgroups(&kind.path().join(name));
-        }
+        let root = Path::new("/sys/fs/cgroup");
+        // Version 2 has one hierarchy, version 1 one of each kind.
+        let kinds = fs::read_dir(root).into_iter().flatten().flatten();
+        let mut dirs: Vec<PathBuf> = kinds.map(|kind| kind.path().join(name)).collect();
+        dirs.push(root.join(name));
+        let _ = eventually(PATIENCE, "the cgroups are removed", || {
+            dirs.iter().for_each(|dir| end(dir));
+            Ok(dirs.iter().all(|dir| !dir.exists()))
+        });
     }
 }
 
-fn remove_cgroups(dir: &Path) {
+/// Kills what runs in a cgroup and those below, and removes those that nothing runs in.
+fn end(dir: &Path) {
     for below in fs::read_dir(dir).into_iter().flatten().flatten() {
         if below.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_cgroups(&below.path());
+            end(&below.path());
         }
+    }
+    // Processes of other PID namespaces are shown as 0.
+    let all = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in all.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     let _ = fs::remove_dir(dir);
 }
