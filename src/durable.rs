@@ -28,6 +28,17 @@ pub struct PutAside {
     pub reason: String,
 }
 
+/// Why a file has nothing to offer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is there, and cannot be read: what is in it may be worth everything.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It can be read, and is of no use, whatever is tried.
+    #[error("{0}")]
+    Useless(String),
+}
+
 /// Puts a text in place of whatever is in the file, with these permissions, whatever the umask. Its
 /// directory is made where there is none. Blocks until it is on disk.
 ///
@@ -79,19 +90,38 @@ fn write(
 ///
 /// # Errors
 ///
-/// What is wrong with it, in words.
-pub fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
+/// If it cannot be read, or is longer.
+pub fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, ReadError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error.into()),
     };
     let mut text = Vec::new();
-    file.take(max.saturating_add(1)).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    file.take(max.saturating_add(1)).read_to_end(&mut text)?;
     if u64::try_from(text.len()).is_ok_and(|length| length <= max) {
         Ok(Some(text))
     } else {
-        Err(format!("longer than {max} bytes"))
+        Err(ReadError::Useless(format!("longer than {max} bytes")))
+    }
+}
+
+/// What was read from a file, or nothing in place of what is of no use, which is put aside.
+///
+/// # Errors
+///
+/// If the file could not be read: it stays where it is, and whoever went on without it would write
+/// over it. Also if it cannot be put aside.
+pub fn or_put_aside<T: Default>(
+    path: &Path,
+    read: Result<T, ReadError>,
+) -> Result<(T, Option<PutAside>), FileError> {
+    match read {
+        Ok(read) => Ok((read, None)),
+        Err(ReadError::Useless(reason)) => Ok((T::default(), Some(put_aside(path, reason)?))),
+        Err(ReadError::Io(source)) => {
+            Err(FileError { path: path.to_owned(), step: "read", source })
+        }
     }
 }
 
@@ -152,13 +182,14 @@ mod tests {
     fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("not/yet/there/file.json");
-        assert_eq!(read(&path, 9), Ok(None));
+        assert_eq!(read(&path, 9).unwrap(), None);
         for (text, mode) in [("one", 0o600), ("two", 0o644)] {
             replace(&path, text.as_bytes(), mode).unwrap();
-            assert_eq!(read(&path, 3), Ok(Some(text.into())));
+            assert_eq!(read(&path, 3).unwrap(), Some(text.into()));
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
         }
-        assert!(read(&path, 2).unwrap_err().contains("longer than 2 bytes"));
+        let longer = read(&path, 2).unwrap_err();
+        assert!(matches!(&longer, ReadError::Useless(why) if why == "longer than 2 bytes"));
         assert_eq!(names(path.parent().unwrap()), ["file.json"]);
         assert!(remove(&path).unwrap() && !remove(&path).unwrap());
     }
@@ -187,5 +218,20 @@ mod tests {
         assert_eq!((aside.path, aside.reason.as_str()), (beside(&path, "bad"), "no use"));
         assert_eq!(names(dir.path()), ["file.bad", "file.tmp"]);
         assert_eq!(put_aside(&path, String::new()).unwrap_err().step, "put aside");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_put_aside_and_what_is_of_no_use_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        // Not even root can read a directory as a file: EISDIR, as it might be EIO.
+        fs::create_dir(&path).unwrap();
+        let outcome = or_put_aside(&path, read(&path, 9)).unwrap_err();
+        assert_eq!((outcome.step, outcome.path.as_path()), ("read", path.as_path()));
+        assert_eq!(names(dir.path()), ["file"]);
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "0123456789").unwrap();
+        let (nothing, aside) = or_put_aside(&path, read(&path, 9)).unwrap();
+        assert_eq!((nothing, aside.unwrap().path), (None, beside(&path, "bad")));
     }
 }

@@ -11,6 +11,7 @@ use switch::DropReason;
 use tapestry::cli::args::Args;
 use tapestry::config::{Config, UnknownUnicast};
 use tapestry::control::Snapshot;
+use tapestry::control::cluster::ClusterStatus;
 use tapestry::control::metrics::{Format, render};
 use tapestry::control::model::{
     DropRow, FdbCounts, ObjectOrigin, OffloadRow, OffloadState, PeerRow, PortRow, PortState,
@@ -295,6 +296,9 @@ fn snapshot() -> Snapshot {
     }];
     snapshot.drops = vec![DropRow { reason: text("too_big"), count: 0, port: None, peer: None }];
     snapshot.errors = BTreeMap::from([(text("peer"), 0)]);
+    snapshot.status.cluster =
+        Some(ClusterStatus { answered_ms_ago: Some(1), ..Default::default() });
+    snapshot.attachments.verbs = vec![("ADD", 1, 2)];
     snapshot
 }
 

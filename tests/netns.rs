@@ -51,7 +51,7 @@ const LAN: &[&str] = &["ip", "nsenter"];
 const PARTED: &[&str] = &["ip", "nsenter", "setpriv", "nft"];
 const CLUSTER: &[&str] = &["ip", "nsenter", "nft"];
 const ETCD: &[&str] = &["ip", "nsenter", "nft", "etcd"];
-const SCALE: &[&str] = &["ip", "nsenter", "prlimit"];
+const SCALE: &[&str] = &["ip", "nsenter", "prlimit", "nft"];
 const FLOOD: &[&str] = &["ip", "nsenter", "chrt"];
 
 fn main() -> ExitCode {
@@ -150,6 +150,7 @@ fn main() -> ExitCode {
             a_thousand_ports_in_namespaces_of_their_own,
             a_daemon_with_two_ports_is_small_and_idle,
             a_million_addresses_are_learned,
+            five_thousand_nodes_of_a_cluster,
         ]),
         &cases!(fairness, needs FLOOD, [
             a_flooding_port_does_not_starve_another,

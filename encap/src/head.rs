@@ -8,6 +8,8 @@ pub const HEADROOM: usize = 16;
 
 const CAPACITY: usize = HEADROOM + HEAD_MAX;
 const MACS_LEN: usize = 12;
+/// How far a tag moves what stands behind it.
+const SHIFT: i16 = TAG_LEN as i16;
 
 /// A mutable copy of a frame's head. An output edits its own copy; the body stays shared.
 #[derive(Clone, Copy)]
@@ -94,6 +96,21 @@ impl Head {
         self.bytes.copy_within(self.start..self.start + MACS_LEN, self.start + TAG_LEN);
         self.start += TAG_LEN;
         Some(tag)
+    }
+
+    /// As [`Self::push_tag`], and says what of `offload` is left to do with the tagged frame.
+    ///
+    /// # Errors
+    /// As [`Self::push_tag`].
+    pub fn tag(&mut self, tag: Tag, offload: Offload) -> Result<Offload, NoRoom> {
+        self.push_tag(tag)?;
+        Ok(offload.shifted(SHIFT))
+    }
+
+    /// As [`Self::pop_tag`], and says what of `offload` is left to do with the frame.
+    #[must_use]
+    pub fn untag(&mut self, offload: Offload) -> Offload {
+        if self.pop_tag().is_some() { offload.shifted(-SHIFT) } else { offload }
     }
 
     /// Overwrites the destination MAC address; a head too short for one stays as it is.
@@ -203,6 +220,11 @@ mod tests {
         assert_eq!(tagged.checksum, Checksum::Partial { start: 38, offset: 16 });
         assert_eq!(tagged.gso.unwrap().header_len, 70);
         assert_eq!(tagged.shifted(-4), offload);
+        let mut head = Head::copy_of(&[0; 20]);
+        assert_eq!(head.untag(offload), offload, "there is no tag");
+        assert_eq!(head.tag(tag(7), offload), Ok(tagged));
+        assert_eq!((head.len(), head.untag(tagged)), (24, offload));
+        assert_eq!(head.as_slice(), [0; 20]);
         assert_eq!(Offload::default().shifted(4), Offload::default());
     }
 }

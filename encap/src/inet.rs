@@ -8,6 +8,10 @@ pub use crate::mtu::IpVersion;
 
 /// IP protocol numbers that mean something here.
 pub mod proto {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// IGMP, which is IPv4's.
+    pub const IGMP: u8 = 2;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.

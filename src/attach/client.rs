@@ -107,8 +107,8 @@ impl Client {
     ///
     /// What the daemon says.
     pub fn release(&mut self, key: &Key) -> Result<bool, ClientError> {
-        let released = self.released(&Request::Release { key: key.clone() })?;
-        Ok(!released.is_empty())
+        let (keys, _) = self.released(&Request::Release { key: key.clone() })?;
+        Ok(!keys.is_empty())
     }
 
     /// Compares an attachment with what is expected of it.
@@ -120,7 +120,8 @@ impl Client {
         self.done(&Request::Check { key: key.clone(), expected }, &[])
     }
 
-    /// Removes the attachments of a network that are not among these, and returns which.
+    /// Removes the attachments of a network that are not among these. Returns which, and of those
+    /// that could not be removed why not.
     ///
     /// # Errors
     ///
@@ -129,7 +130,7 @@ impl Client {
         &mut self,
         network: &str,
         valid: Vec<(String, String)>,
-    ) -> Result<Vec<Key>, ClientError> {
+    ) -> Result<(Vec<Key>, Vec<String>), ClientError> {
         self.released(&Request::Gc { network: network.to_owned(), valid })
     }
 
@@ -178,9 +179,9 @@ impl Client {
         }
     }
 
-    fn released(&mut self, request: &Request) -> Result<Vec<Key>, ClientError> {
+    fn released(&mut self, request: &Request) -> Result<(Vec<Key>, Vec<String>), ClientError> {
         match self.ask(request, &[])? {
-            Answer::Released { keys } => Ok(keys),
+            Answer::Released { keys, failed } => Ok((keys, failed)),
             other => Err(unexpected(&other)),
         }
     }

@@ -46,13 +46,31 @@ impl Key {
     ///
     /// The first part that is not.
     pub fn check(&self) -> Result<(), KeyError> {
-        check_name("name of a network", &self.network)?;
-        check_name("container ID", &self.container)?;
+        Self::check_network(&self.network)?;
+        Self::check_container(&self.container)?;
         if is_valid_ifname(&self.ifname) {
             Ok(())
         } else {
             Err(KeyError::Ifname(shorten(&self.ifname)))
         }
+    }
+
+    /// Whether a text is the name of a network, of as many bytes as are taken.
+    ///
+    /// # Errors
+    ///
+    /// If it is not.
+    pub fn check_network(text: &str) -> Result<(), KeyError> {
+        check_name("name of a network", text)
+    }
+
+    /// Whether a text is a container's ID, of as many bytes as are taken.
+    ///
+    /// # Errors
+    ///
+    /// If it is not.
+    pub fn check_container(text: &str) -> Result<(), KeyError> {
+        check_name("container ID", text)
     }
 
     /// The name of its port: what an operator recognises of the container, and a hash of the whole.

@@ -10,18 +10,23 @@
 
 mod book;
 pub mod client;
+mod host;
 mod key;
 mod pod;
 mod pool;
 pub mod protocol;
+mod rests;
 mod server;
 mod tombstone;
+mod walk;
 mod wire;
 
-pub use book::{Book, Host, Operations, Place, PodRow, Tally, Ticket};
+pub use book::{Book, Operations, Tally, Ticket};
+pub use host::{Host, Place, PodRow};
 pub use key::{Key, KeyError};
-pub use pod::{HostPort, Ipam, Pod, Protocol, gateways, mac_of, neighbours, routes};
+pub use pod::{HostPort, Ipam, NoProtocol, Pod, Protocol, gateways, mac_of, neighbours, routes};
 pub use pool::{AddressRow, AddressState, Counts, Pool, PoolError, RangeError};
+pub use rests::{Rests, RestsFile};
 pub use server::{Ask, Server};
 pub use tombstone::{Found, Tombstone, Tombstones};
 

@@ -1,10 +1,12 @@
 //! What the journal says of an attachment besides what it says of every port.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use encap::MacAddr;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use switch::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 
 use super::Key;
@@ -52,23 +54,40 @@ pub enum Ipam {
 }
 
 /// A port of the node that leads to a container's, as the `portMappings` capability has it.
+///
+/// Runtimes read and write it by Go's rules, so that its keys come in two ways: as the convention has
+/// them (`hostPort`), and as the fields are named (`HostPort`, of containerd). What is empty is absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPort {
     /// The node's port, 1 to 65535.
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
     /// The container's port, 1 to 65535.
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
     /// The transport protocol.
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     pub protocol: Protocol,
     /// The node's address it is on; `None`: all of them.
-    #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "hostIP",
+        alias = "HostIP",
+        deserialize_with = "address_or_empty",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub host_ip: Option<IpAddr>,
 }
 
+fn address_or_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpAddr>, D::Error> {
+    let text = Option::<String>::deserialize(from)?.filter(|text| !text.is_empty());
+    let wrong = |text: &str| D::Error::custom(format!("hostIP {} is no IP address", quoted(text)));
+    text.map(|text| text.parse().map_err(|_| wrong(&text))).transpose()
+}
+
 /// A transport protocol with ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
@@ -78,6 +97,33 @@ pub enum Protocol {
     Udp,
     /// SCTP.
     Sctp,
+}
+
+/// A text is no protocol whose ports can be led on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("protocol {0} is not tcp, udp or sctp")]
+pub struct NoProtocol(String);
+
+impl FromStr for Protocol {
+    type Err = NoProtocol;
+
+    /// In either case; an empty text is TCP.
+    fn from_str(text: &str) -> Result<Self, NoProtocol> {
+        let names = [("", Self::Tcp), ("tcp", Self::Tcp), ("udp", Self::Udp), ("sctp", Self::Sctp)];
+        let found = names.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        found.map(|(_, protocol)| protocol).ok_or_else(|| NoProtocol(quoted(text)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The beginning of somebody's text.
+fn quoted(text: &str) -> String {
+    format!("{:?}", text.chars().take(64).collect::<String>())
 }
 
 /// The MAC address of a pod: it follows from its IPv4 address or, without one, from the end of its
@@ -158,17 +204,58 @@ mod tests {
         assert_eq!(of, [("fe80::1".parse().unwrap(), GATEWAY_MAC.get())]);
     }
 
+    fn host_port(text: &str) -> Result<HostPort, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn host_ports_are_read_as_runtimes_write_them() {
-        let text = r#"{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"127.0.0.1"}"#;
-        let port: HostPort = serde_json::from_str(text).unwrap();
-        assert_eq!(port.host_ip, Some([127, 0, 0, 1].into()));
+        let expected = |protocol, host_ip: Option<IpAddr>| HostPort {
+            host_port: 8080,
+            container_port: 80,
+            protocol,
+            host_ip,
+        };
+        for (text, protocol, host_ip) in [
+            // containerd
+            (r#"{"HostPort":8080,"ContainerPort":80,"Protocol":"tcp","HostIP":""}"#, "tcp", None),
+            (
+                r#"{"HostPort":8080,"ContainerPort":80,"Protocol":"sctp","HostIP":"192.0.2.1"}"#,
+                "sctp",
+                Some("192.0.2.1"),
+            ),
+            // CRI-O
+            (r#"{"hostPort":8080,"containerPort":80,"protocol":"UDP","hostIP":""}"#, "udp", None),
+            // podman
+            (
+                r#"{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"::1"}"#,
+                "tcp",
+                Some("::1"),
+            ),
+            (r#"{"hostPort":8080,"containerPort":80,"protocol":"","hostIP":null}"#, "tcp", None),
+            (r#"{"hostPort":8080,"containerPort":80}"#, "tcp", None),
+        ] {
+            let host_ip = host_ip.map(|text| text.parse().unwrap());
+            let expected = expected(protocol.parse().unwrap(), host_ip);
+            assert_eq!(host_port(text), Ok(expected), "{text}");
+        }
+        // As the journal has it.
         let text = r#"{"hostPort":53,"containerPort":53,"protocol":"udp"}"#;
-        let port: HostPort = serde_json::from_str(text).unwrap();
-        assert_eq!((port.protocol, port.host_ip), (Protocol::Udp, None));
-        assert_eq!(serde_json::to_string(&port).unwrap(), text);
-        assert!(
-            serde_json::from_str::<HostPort>(r#"{"hostPort":70000,"containerPort":1}"#).is_err()
-        );
+        assert_eq!(serde_json::to_string(&host_port(text).unwrap()).unwrap(), text);
+    }
+
+    #[test]
+    fn what_is_no_host_port_is_told() {
+        for (text, word) in [
+            (r#"{"hostPort":70000,"containerPort":1}"#, "70000"),
+            (r#"{"HostPort":-1,"ContainerPort":1}"#, "-1"),
+            (r#"{"HostPort":1,"hostPort":1,"ContainerPort":1}"#, "duplicate"),
+            (r#"{"hostPort":1}"#, "containerPort"),
+            (r#"{"hostPort":1,"containerPort":1,"protocol":"icmp"}"#, "icmp"),
+            (r#"{"hostPort":1,"containerPort":1,"hostIP":"here"}"#, "hostIP \"here\""),
+        ] {
+            let error = host_port(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use fdb::Tick;
 use ipnet::IpNet;
 
-use super::Key;
+use super::{Key, Rests};
 
 /// The first index that a pod may have.
 const FIRST: u32 = 2;
@@ -129,10 +129,12 @@ pub struct Pool {
     rest_ms: u64,
     held: BTreeMap<IpAddr, Key>,
     by_key: BTreeMap<Key, Vec<IpAddr>>,
-    /// When each was freed.
+    /// Until when each rests.
     resting: BTreeMap<IpAddr, Tick>,
     /// Where the search for a free index begins: behind the one that was found last.
     cursor: u32,
+    /// How often something of what [`Self::rests`] says has changed.
+    changes: u64,
 }
 
 impl Pool {
@@ -146,6 +148,7 @@ impl Pool {
             by_key: BTreeMap::new(),
             resting: BTreeMap::new(),
             cursor: FIRST,
+            changes: 0,
         }
     }
 
@@ -168,10 +171,12 @@ impl Pool {
         if ranges == self.ranges {
             return Ok(false);
         }
+        let recalled = self.ranges.is_empty() && self.cursor != FIRST;
         self.ranges = ranges;
-        // Behind what is held: what was freed before a restart has rested longest by then.
-        let last = self.held.keys().filter_map(|address| self.index_of(*address)).max();
-        self.cursor = last.map_or(FIRST, |last| last.saturating_add(1));
+        if !recalled {
+            let last = self.held.keys().filter_map(|address| self.index_of(*address)).max();
+            self.cursor = last.map_or(FIRST, |last| last.saturating_add(1));
+        }
         Ok(true)
     }
 
@@ -203,6 +208,7 @@ impl Pool {
             (wanted.is_empty(), addresses.first().and_then(|first| self.index_of(*first)))
         {
             self.cursor = index.saturating_add(1);
+            self.changes += 1;
         }
         Ok(addresses)
     }
@@ -232,7 +238,9 @@ impl Pool {
     /// Takes a pod's addresses back. They rest from now on.
     pub fn free(&mut self, key: &Key, now: Tick) -> Vec<IpAddr> {
         let freed = self.discard(key);
-        self.resting.extend(freed.iter().map(|address| (*address, now)));
+        let until = Tick(now.0.saturating_add(self.rest_ms));
+        self.resting.extend(freed.iter().map(|address| (*address, until)));
+        self.changes += 1;
         freed
     }
 
@@ -247,7 +255,35 @@ impl Pool {
 
     /// Ends the rest of an address. Returns whether it rested.
     pub fn wake_up(&mut self, address: IpAddr) -> bool {
+        self.changes += 1;
         self.resting.remove(&address).is_some()
+    }
+
+    /// How often something of what [`Self::rests`] says has changed.
+    #[must_use]
+    pub const fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// What outlives the process: what rests, and where the search goes on.
+    #[must_use]
+    pub fn rests(&self, now: Tick, unix_ms: u64) -> Rests {
+        let left = |until: Tick| until.since(now);
+        let resting = self.resting.iter().filter(|(_, until)| left(**until) > 0);
+        let until = |until: Tick| unix_ms.saturating_add(left(until));
+        Rests { cursor: self.cursor, resting: resting.map(|(ip, at)| (*ip, until(*at))).collect() }
+    }
+
+    /// Takes up what was before a restart; to be called before anything else is. A clock that went
+    /// back meanwhile lets nothing rest for longer than it would have.
+    pub fn recall(&mut self, rests: Rests, now: Tick, unix_ms: u64) {
+        self.cursor = rests.cursor;
+        for (address, until) in rests.resting {
+            let left = until.saturating_sub(unix_ms).min(self.rest_ms);
+            if left > 0 {
+                self.resting.insert(address, Tick(now.0.saturating_add(left)));
+            }
+        }
     }
 
     /// Pods with addresses outside the podCIDRs, and those addresses.
@@ -259,12 +295,20 @@ impl Pool {
             .map(|(address, key)| (key, *address))
     }
 
+    /// The addresses outside the podCIDRs that pods have; `None` while there is no podCIDR, and so no
+    /// telling what is outside.
+    #[must_use]
+    pub fn exceptions(&self) -> Option<Vec<IpNet>> {
+        let known = !self.ranges.is_empty();
+        known.then(|| self.outside().map(|(_, address)| IpNet::from(address)).collect())
+    }
+
     /// How full it is.
     #[must_use]
     pub fn counts(&self, now: Tick) -> Counts {
         let index = |address: &IpAddr| self.index_of(*address);
         let used: BTreeSet<u32> = self.held.keys().filter_map(index).collect();
-        let rests = |(_, freed): &(&IpAddr, &Tick)| now.since(**freed) < self.rest_ms;
+        let rests = |(_, until): &(&IpAddr, &Tick)| now < **until;
         let resting = self.resting.iter().filter(rests).filter_map(|(address, _)| index(address));
         let resting: BTreeSet<u32> = resting.filter(|index| !used.contains(index)).collect();
         let outside: BTreeSet<&Key> = self.outside().map(|(key, _)| key).collect();
@@ -287,9 +331,9 @@ impl Pool {
             inside: self.range_of(address).is_some(),
         };
         let used = self.held.iter().map(|(ip, key)| row(*ip, AddressState::Used(key.clone())));
-        let left = |freed: Tick| self.rest_ms.saturating_sub(now.since(freed));
-        let resting = self.resting.iter().filter(|(_, freed)| left(**freed) > 0);
-        let resting = resting.map(|(ip, freed)| row(*ip, AddressState::Resting(left(*freed))));
+        let left = |until: Tick| until.since(now);
+        let resting = self.resting.iter().filter(|(_, until)| left(**until) > 0);
+        let resting = resting.map(|(ip, until)| row(*ip, AddressState::Resting(left(*until))));
         let mut rows: Vec<AddressRow> = used.chain(resting).collect();
         rows.sort_by_key(|row| row.address);
         rows
@@ -297,8 +341,7 @@ impl Pool {
 
     /// Forgets what has rested.
     fn wake(&mut self, now: Tick) {
-        let rest = self.rest_ms;
-        self.resting.retain(|_, freed| now.since(*freed) < rest);
+        self.resting.retain(|_, until| now < *until);
     }
 
     /// An index that is nobody's; one that rests only when there is no other, and then the one that
@@ -316,17 +359,17 @@ impl Pool {
             }
         }
         let mut rested: BTreeMap<u32, Tick> = BTreeMap::new();
-        for (address, freed) in &self.resting {
+        for (address, until) in &self.resting {
             let Some(index) = self.index_of(*address).filter(|index| self.is_for_pods(*index))
             else {
                 continue;
             };
             if !self.at(index).any(|ip| self.held.contains_key(&ip)) {
-                let since = rested.entry(index).or_insert(*freed);
-                *since = (*since).max(*freed);
+                let last = rested.entry(index).or_insert(*until);
+                *last = (*last).max(*until);
             }
         }
-        let oldest = rested.into_iter().min_by_key(|(index, freed)| (*freed, *index));
+        let oldest = rested.into_iter().min_by_key(|(index, until)| (*until, *index));
         oldest
             .map(|(index, _)| index)
             .ok_or_else(|| PoolError::Full { ranges: self.shown(), capacity: self.capacity() })

@@ -72,6 +72,17 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether ports come or go by it, or may.
+    #[must_use]
+    pub const fn changes_ports(&self) -> bool {
+        match self {
+            Self::Reserve(_) | Self::Attach { .. } | Self::Release { .. } | Self::Gc { .. } => true,
+            Self::Commit | Self::Check { .. } | Self::Status { .. } | Self::List { .. } => false,
+        }
+    }
+}
+
 /// What an attachment is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserve {
@@ -166,6 +177,9 @@ pub enum Answer {
     Released {
         /// What was there and is gone now.
         keys: Vec<Key>,
+        /// What is still there, and why. It is tried again by itself.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<String>,
     },
     /// To [`Request::Status`].
     Ready {
@@ -349,6 +363,18 @@ mod tests {
         }
         for answer in [Answer::Done, Answer::Refused(refused), Answer::Ready { free: None }] {
             assert_eq!(decode::<Answer>(&encode(&answer).unwrap()).unwrap(), answer);
+        }
+    }
+
+    #[test]
+    fn a_question_changes_no_port() {
+        let (network, valid) = ("pods".to_owned(), Vec::new());
+        for request in [reserve(), Request::Attach { ifindex: 7 }, Request::Gc { network, valid }] {
+            assert!(request.changes_ports(), "{request:?}");
+        }
+        let status = Request::Status { segment: None, delegated: false };
+        for request in [Request::Commit, status, Request::List { after: None }] {
+            assert!(!request.changes_ports(), "{request:?}");
         }
     }
 

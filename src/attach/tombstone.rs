@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Key;
-use crate::durable::{self, unix_ms};
+use crate::durable::{self, ReadError, unix_ms};
 
 /// The directory within the state directory.
 const DIR: &str = "tombstones";
@@ -36,12 +36,14 @@ pub struct Tombstone {
 }
 
 /// What is in the directory.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Found {
     /// The tombstones and their files.
     pub good: Vec<(PathBuf, Tombstone)>,
     /// Files that are none, and why.
     pub bad: Vec<(PathBuf, String)>,
+    /// Files that may be some and cannot be read, and why not.
+    pub unread: Vec<(PathBuf, io::Error)>,
 }
 
 /// The tombstones of a state directory.
@@ -103,8 +105,10 @@ impl Tombstones {
                 continue;
             }
             match read(&path) {
-                Ok(tombstone) => found.good.push((path, tombstone)),
-                Err(reason) => found.bad.push((path, reason)),
+                Ok(Some(tombstone)) => found.good.push((path, tombstone)),
+                Ok(None) => {}
+                Err(ReadError::Useless(reason)) => found.bad.push((path, reason)),
+                Err(ReadError::Io(error)) => found.unread.push((path, error)),
             }
         }
         Ok(found)
@@ -128,11 +132,13 @@ impl Tombstones {
     }
 }
 
-fn read(path: &Path) -> Result<Tombstone, String> {
-    let text = durable::read(path, MAX_LEN)?.ok_or("it is gone")?;
-    let tombstone: Tombstone = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    tombstone.key.check().map_err(|error| error.to_string())?;
-    Ok(tombstone)
+/// A tombstone; `None`: it is gone meanwhile.
+fn read(path: &Path) -> Result<Option<Tombstone>, ReadError> {
+    let Some(text) = durable::read(path, MAX_LEN)? else { return Ok(None) };
+    let tombstone: Tombstone =
+        serde_json::from_slice(&text).map_err(|error| ReadError::Useless(error.to_string()))?;
+    tombstone.key.check().map_err(|error| ReadError::Useless(error.to_string()))?;
+    Ok(Some(tombstone))
 }
 
 impl Tombstone {
@@ -190,7 +196,9 @@ mod tests {
         fs::write(place("evil.json"), evil).unwrap();
         // One that is still being written is not looked at.
         fs::write(place("aside.4711"), "{").unwrap();
-        let Found { good, bad } = stones.read().unwrap();
-        assert_eq!((good.len(), bad.len()), (1, 3));
+        // As a disk that fails: it may be one, and is not to be removed.
+        fs::create_dir(place("unreadable.json")).unwrap();
+        let Found { good, bad, unread } = stones.read().unwrap();
+        assert_eq!((good.len(), bad.len(), unread.len()), (1, 3, 1));
     }
 }

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::rules::MAX_GENERATION;
+use crate::config::overlap;
+
 /// How long the generation of an exception that nobody claims any more is remembered: longer than
 /// any message about it can be under way.
 const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
@@ -29,7 +32,7 @@ impl Shares {
         within
             .chain(before)
             .map(|(_, (held, holder))| (held, holder.as_str()))
-            .find(|(held, holder)| *holder != key && super::rules::overlap(held, net))
+            .find(|(held, holder)| *holder != key && overlap(held, net))
     }
 
     /// Whether exactly this network is somebody's.
@@ -128,9 +131,11 @@ impl Exceptions {
         }
     }
 
-    /// A generation that is right from now on, for one who does not hold the network yet.
+    /// A generation that is right from now on, for one who does not hold the network yet. Where there
+    /// is none, the highest that the others believe.
     pub(super) fn next_generation(&self, net: &IpNet) -> u64 {
-        self.contests.get(net).map_or(1, |contest| contest.highest.saturating_add(1))
+        let next = |contest: &Contest| contest.highest.saturating_add(1).min(MAX_GENERATION);
+        self.contests.get(net).map_or(1, next)
     }
 
     /// Every network that is claimed: who is right, and who claims the same generation in vain.
@@ -190,6 +195,22 @@ mod tests {
             Some("b")
         );
         assert!(shares.has(&net("10.0.9.0/24")) && !shares.has(&net("10.0.9.0/25")));
+    }
+
+    #[test]
+    fn nobody_counts_beyond_what_is_believed() {
+        let mut exceptions = Exceptions::default();
+        let pod = net("10.0.0.1/32");
+        let is_believed = |generation| {
+            let exception = crate::cluster::model::Exception { net: pod, generation };
+            crate::cluster::rules::check_exception(&exception).is_ok()
+        };
+        for generation in [MAX_GENERATION - 1, MAX_GENERATION] {
+            exceptions.claim(pod, generation, "a");
+            assert_eq!(exceptions.next_generation(&pod), MAX_GENERATION);
+            assert!(is_believed(exceptions.next_generation(&pod)));
+        }
+        assert!(!is_believed(MAX_GENERATION + 1));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::durable::{self, FileError};
+use crate::durable::{self, FileError, ReadError};
 use serde_json::json;
 
 /// The plugin's name in the runtime's directory of plugins.
@@ -50,7 +50,7 @@ impl Conflist {
     /// If that fails; what was there is then still there.
     pub fn put(&self, path: &Path) -> Result<bool, FileError> {
         let text = self.text();
-        if stands(path).is_some_and(|standing| standing == text.as_bytes()) {
+        if stands(path)?.is_some_and(|standing| standing == text.as_bytes()) {
             return Ok(false);
         }
         durable::replace(path, text.as_bytes(), 0o644).map(|()| true)
@@ -65,7 +65,7 @@ impl Conflist {
 /// If it cannot be removed.
 pub fn remove(path: &Path) -> Result<bool, FileError> {
     durable::remove(&durable::beside(path, "tmp"))?;
-    if !stands(path).is_some_and(|standing| is_ours(&standing)) {
+    if !stands(path)?.is_some_and(|standing| is_ours(&standing)) {
         return Ok(false);
     }
     durable::remove(path)
@@ -78,8 +78,14 @@ fn is_ours(text: &[u8]) -> bool {
 }
 
 /// What is there, if it may be one of ours.
-fn stands(path: &Path) -> Option<Vec<u8>> {
-    durable::read(path, MAX_LEN).ok().flatten()
+fn stands(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    match durable::read(path, MAX_LEN) {
+        Ok(standing) => Ok(standing),
+        Err(ReadError::Useless(_)) => Ok(None),
+        Err(ReadError::Io(source)) => {
+            Err(FileError { path: path.to_owned(), step: "read", source })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -160,8 +166,8 @@ mod tests {
         let path = dir.path().join("taken");
         fs::create_dir(&path).unwrap();
         let error = pods().put(&path).unwrap_err();
-        assert_eq!(error.step, "rename");
-        assert!(error.to_string().contains("taken: rename: "), "{error}");
+        assert_eq!(error.step, "read");
+        assert!(error.to_string().contains("taken: read: "), "{error}");
         assert_eq!(names(dir.path()), ["taken"]);
     }
 }

@@ -2,13 +2,12 @@
 //! publishes views, keeps the last good one on disk, and passes orders on.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -19,7 +18,8 @@ use super::kubernetes;
 use super::last_good::LastGood;
 use super::membership::{Membership, Memory, Moment};
 use super::model::{StoreState, View};
-use super::store::{Link, Order, Own, Release, Update};
+use super::requests::{Request, Requests};
+use super::store::{Link, Order, Own, Update};
 use super::{etcd, fixed, identity};
 use crate::durable::{self, FileError};
 
@@ -37,7 +37,7 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 /// Who this node is, as its configuration and its devices say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Its name.
+    /// Its name in the cluster, see [`Cluster::own_name`].
     pub name: String,
     /// Its VTEP.
     pub vtep: SocketAddr,
@@ -56,20 +56,6 @@ pub struct Feed {
     nodes: watch::Sender<Arc<Vec<StaticNode>>>,
     works: watch::Sender<bool>,
     task: JoinHandle<()>,
-}
-
-/// What can be asked of a running membership. Cheap to clone, for those who carry out commands.
-#[derive(Clone, Debug)]
-pub struct Requests(mpsc::UnboundedSender<Request>);
-
-#[derive(Debug)]
-enum Request {
-    Vtep(SocketAddr),
-    Addresses(Vec<IpAddr>),
-    Exceptions(Vec<IpNet>),
-    Release(Release),
-    ApplyHeld(oneshot::Sender<usize>),
-    Stop,
 }
 
 /// A membership cannot be started.
@@ -103,11 +89,6 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
         StartError::Identity { path, source }
     })?;
     let Identity { name, vtep, capabilities } = who;
-    let name = match &config.store {
-        // There a node has the name of its Node object.
-        Store::Kubernetes(kubernetes) => kubernetes.node.to_string(),
-        Store::Static(_) | Store::Etcd(_) => name,
-    };
     let (addresses, exceptions) = (config.addresses.clone(), Vec::new());
     let own = Own { name, identity, vtep, addresses, exceptions, capabilities };
     let last_good = LastGood::new(state_dir, config, &own);
@@ -120,6 +101,9 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
     }
     if let Some(memory) = memory {
         membership.restore(memory, moment(epoch));
+        // They stand until it is known which there are now.
+        let exceptions = membership.own_exceptions();
+        membership.set_own(Own { exceptions, ..membership.own().clone() });
     }
     let nodes = match &config.store {
         Store::Static(nodes) => nodes.clone(),
@@ -148,7 +132,7 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
         unpublished: true,
     };
     let task = tokio::spawn(task.run(inbox));
-    Ok(Feed { view, store, requests: Requests(requests), nodes: node_sender, works, task })
+    Ok(Feed { view, store, requests: Requests::new(requests), nodes: node_sender, works, task })
 }
 
 fn moment(epoch: Instant) -> Moment {
@@ -190,43 +174,6 @@ impl Feed {
         if timeout(2 * SHUTDOWN + Duration::from_secs(1), self.task).await.is_err() {
             abort.abort();
         }
-    }
-}
-
-impl Requests {
-    /// This node's VTEP has another address.
-    pub fn set_vtep(&self, vtep: SocketAddr) {
-        self.send(Request::Vtep(vtep));
-    }
-
-    /// These, and no others, are the addresses and networks outside its shares that this node's pods
-    /// have. One that was not among them before is taken over from whoever has it.
-    pub fn set_exceptions(&self, nets: Vec<IpNet>) {
-        self.send(Request::Exceptions(nets));
-    }
-
-    /// Gives back what a node holds: its record and its podCIDRs. Returns what that was.
-    ///
-    /// # Errors
-    ///
-    /// Why nothing was given back: the node is unknown, alive (unless `force`), or the store cannot
-    /// be asked.
-    pub async fn release(&self, node: &str, force: bool) -> Result<String, String> {
-        let (answer, outcome) = oneshot::channel();
-        self.send(Request::Release(Release { node: node.to_owned(), force, answer }));
-        outcome.await.unwrap_or_else(|_| Err("the store did not answer".to_owned()))
-    }
-
-    /// Carries out the deletions that were held back. Returns how many there were.
-    pub async fn apply_held(&self) -> usize {
-        let (answer, outcome) = oneshot::channel();
-        self.send(Request::ApplyHeld(answer));
-        outcome.await.unwrap_or_default()
-    }
-
-    /// If the task has ended there is nobody left who would want to know.
-    fn send(&self, request: Request) {
-        let _ = self.0.send(request);
     }
 }
 
@@ -380,15 +327,11 @@ impl Task {
         }
         self.save(now);
         let confirmable = self.membership.confirmable_at().map(|at| self.epoch + at);
-        self.relist_due = match (confirmable, self.relist_due) {
-            (Some(at), Some(due)) if at <= now && due <= now => {
-                let _ = self.running.orders.try_send(Order::Relist);
-                Some(now + RELISTS_APART)
-            }
-            (Some(at), None) => Some(at),
-            (Some(_), due) => due,
-            (None, _) => None,
-        };
+        let (relist, due) = next_relist(confirmable, self.relist_due, now);
+        if relist {
+            let _ = self.running.orders.try_send(Order::Relist);
+        }
+        self.relist_due = due;
     }
 
     fn save(&mut self, now: Instant) {
@@ -459,6 +402,21 @@ impl Task {
     }
 }
 
+/// Whether the store is to list now, and when this is to be looked at again: not before a list could
+/// confirm a deletion, and not again and again then.
+fn next_relist(
+    confirmable: Option<Instant>,
+    due: Option<Instant>,
+    now: Instant,
+) -> (bool, Option<Instant>) {
+    match (confirmable, due) {
+        (Some(at), Some(due)) if at <= now && due <= now => (true, Some(now + RELISTS_APART)),
+        // The deletion that was waited for may be another one's by now, to be confirmed later.
+        (Some(at), due) => (false, Some(due.map_or(at, |due| due.max(at)))),
+        (None, _) => (false, None),
+    }
+}
+
 /// What came of a write, once it is over; never, if there is none.
 async fn finished(saving: &mut Option<JoinHandle<Result<(), FileError>>>) -> Result<(), String> {
     match saving {
@@ -485,5 +443,30 @@ fn report(before: &View, after: &View) {
         (None, Some(trouble)) => tracing::warn!("cluster: the store cannot be asked: {trouble}"),
         (Some(_), None) if after.store.connected => tracing::info!("cluster: the store answers"),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_asked_for_when_they_can_confirm_and_never_without_a_pause() {
+        let zero = Instant::now();
+        let at = |seconds| zero + Duration::from_secs(seconds);
+        let next = |confirmable: Option<u64>, due: Option<u64>, now| {
+            let (relist, due) = next_relist(confirmable.map(at), due.map(at), at(now));
+            (relist, due.map(|due| due.duration_since(zero).as_secs()))
+        };
+        let apart = RELISTS_APART.as_secs();
+        assert_eq!(next(None, None, 0), (false, None));
+        assert_eq!(next(Some(300), None, 0), (false, Some(300)));
+        assert_eq!(next(Some(300), Some(300), 299), (false, Some(300)));
+        assert_eq!(next(Some(300), Some(300), 300), (true, Some(300 + apart)));
+        // Not confirmed by that list: another one, some time later.
+        assert_eq!(next(Some(300), Some(300 + apart), 301), (false, Some(300 + apart)));
+        // What was held back is there after all, and something else is held back since.
+        assert_eq!(next(Some(600), Some(300), 310), (false, Some(600)));
+        assert_eq!(next(None, Some(300), 310), (false, None));
     }
 }

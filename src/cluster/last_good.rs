@@ -11,7 +11,7 @@ use crate::config::{Cluster, Store};
 use super::membership::Memory;
 use super::model::{Exception, Node};
 use super::store::Own;
-use crate::durable::{self, FileError, PutAside};
+use crate::durable::{self, FileError, PutAside, ReadError};
 
 /// The file in the state directory.
 pub const FILE: &str = "cluster.json";
@@ -77,29 +77,28 @@ impl LastGood {
     ///
     /// # Errors
     ///
-    /// If a useless file cannot be put aside.
+    /// If the file cannot be read, or a useless one cannot be put aside.
     pub fn load(&self) -> Result<(Option<Memory>, Option<PutAside>), FileError> {
         let path = self.dir.join(FILE);
-        match self.read(&path) {
-            Ok(memory) => Ok((memory, None)),
-            Err(reason) => Ok((None, Some(durable::put_aside(&path, reason)?))),
-        }
+        let read = durable::read(&path, MAX_LEN).and_then(|text| {
+            text.map(|text| self.parse(&text)).transpose().map_err(ReadError::Useless)
+        });
+        durable::or_put_aside(&path, read)
     }
 
-    fn read(&self, path: &Path) -> Result<Option<Memory>, String> {
-        let Some(text) = durable::read(path, MAX_LEN)? else { return Ok(None) };
-        let content: Content = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    fn parse(&self, text: &[u8]) -> Result<Memory, String> {
+        let content: Content = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if content.version != VERSION {
             return Err(format!("version {}, not {VERSION}", content.version));
         }
         self.belongs.compare(&content.belongs)?;
         let generation = |exception: &Exception| (exception.net, exception.generation);
-        Ok(Some(Memory {
+        Ok(Memory {
             cluster: content.cluster,
             nodes: content.nodes.into_iter().map(|keyed| (keyed.key, keyed.node)).collect(),
             generations: content.generations.iter().map(generation).collect(),
             answered_ms: content.answered_ms,
-        }))
+        })
     }
 
     /// Keeps a state in place of the one before it: either of them is there whole whenever this is

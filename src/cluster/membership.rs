@@ -5,12 +5,13 @@
 //! - Of two nodes that claim one name, identity, VTEP or podCIDR the first stays, the other is
 //!   refused until the first has gone. That goes for this node too.
 //! - This node's own record is not given up because it is missing.
-//! - Deletions in a mass are [held back](super::guard).
+//! - Deletions in a mass are [held back](super::guard), each until another list confirms it or the
+//!   store has somebody else in that place.
 //!
 //! An update costs the logarithm of the number of nodes, a view its length: views are to be asked
 //! for less often than updates come.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::claims::{Exceptions, Hosts, Shares};
 use super::guard::Guard;
 use super::model::{Exception, Node, StoreState};
 use super::rules;
-use super::store::{Object, Own, Update};
+use super::store::Own;
 
 /// When something happens, by both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub struct Membership {
     pub(super) own: Own,
     networks: Vec<Network>,
     /// Whether deletions in a mass are doubted: not if an operator has written the list by hand.
-    guarded: bool,
+    pub(super) guarded: bool,
     pub(super) entries: HashMap<String, Entry>,
     pub(super) own_key: Option<String>,
     pub(super) own_deleted: bool,
@@ -50,17 +51,17 @@ pub struct Membership {
     pub(super) hosts: Hosts,
     pub(super) exceptions: Exceptions,
     /// Who is refused because of whom, by the order in which they came.
-    waiting: HashMap<String, BTreeMap<u64, String>>,
+    pub(super) waiting: HashMap<String, BTreeMap<u64, String>>,
     pub(super) malformed: BTreeMap<String, String>,
     pub(super) guard: Guard,
     pub(super) store: StoreState,
     pub(super) refused: Option<String>,
     /// What is wrong on this side, by what it is about.
     pub(super) notes: BTreeMap<&'static str, String>,
-    cluster: Option<String>,
+    pub(super) cluster: Option<String>,
     sequence: u64,
-    listed: bool,
-    changed: bool,
+    pub(super) listed: bool,
+    pub(super) changed: bool,
 }
 
 /// An object that could be read.
@@ -84,7 +85,7 @@ pub(super) enum Standing {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     /// The key of the member that is in the way.
-    blocker: Option<String>,
+    pub(super) blocker: Option<String>,
     pub(super) why: String,
 }
 
@@ -192,6 +193,12 @@ impl Membership {
         self.own_entry().map(|(_, entry)| entry.node.pod_cidrs.clone()).unwrap_or_default()
     }
 
+    /// The exceptions that this node has published, as far as known.
+    #[must_use]
+    pub fn own_exceptions(&self) -> Vec<Exception> {
+        self.own_entry().map(|(_, entry)| entry.node.exceptions.clone()).unwrap_or_default()
+    }
+
     /// This node says something else of itself from now on. Its name and identity stay.
     pub fn set_own(&mut self, own: Own) {
         self.changed |= own != self.own;
@@ -238,134 +245,8 @@ impl Membership {
         held.len()
     }
 
-    /// Takes in what a store reports.
-    pub fn apply(&mut self, update: Update, now: Moment) {
-        match update {
-            Update::Listed(objects) => {
-                self.list(objects, now.elapsed);
-                self.answered(now);
-            }
-            Update::Put(key, object) => {
-                self.object(&key, object, now.elapsed);
-                self.answered(now);
-            }
-            Update::Deleted(key) => {
-                self.delete(&key, now.elapsed);
-                self.answered(now);
-            }
-            Update::Answered => self.answered(now),
-            Update::Trouble(trouble) => {
-                let trouble = Some(shorten(&trouble));
-                self.changed |= self.store.connected || self.store.trouble != trouble;
-                self.store.connected = false;
-                self.store.trouble = trouble;
-            }
-            Update::Refused(why) => {
-                let why = why.as_deref().map(shorten);
-                self.changed |= self.refused != why;
-                self.refused = why;
-            }
-            Update::Cluster(identity) => self.cluster = Some(identity),
-        }
-    }
-
-    fn answered(&mut self, now: Moment) {
-        self.changed |= !self.store.connected;
-        self.store = StoreState { connected: true, trouble: None, answered_ms: Some(now.unix_ms) };
-    }
-
-    fn list(&mut self, objects: Vec<(String, Object)>, now: Duration) {
-        let present: HashSet<&str> = objects.iter().map(|(key, _)| key.as_str()).collect();
-        let malformed = self.malformed.len();
-        self.malformed.retain(|key, _| present.contains(key.as_str()));
-        self.changed |= self.malformed.len() != malformed || !self.listed;
-        self.listed = true;
-        let is_gone = |key: &str| !present.contains(key) && self.own_key.as_deref() != Some(key);
-        let mut gone: Vec<(u64, String)> = self
-            .entries
-            .iter()
-            .filter(|(key, _)| is_gone(key))
-            .map(|(key, entry)| (entry.sequence, key.clone()))
-            .collect();
-        // Who waits for whom is served in an order that does not depend on a hash.
-        gone.sort_unstable();
-        if let Some(own) = self.own_key.as_deref()
-            && !present.contains(own)
-        {
-            self.changed |= !self.own_deleted;
-            self.own_deleted = true;
-        }
-        let is_new = |key: &str| self.is_member(key) && !self.guard.is_held(key);
-        let fresh = gone.iter().filter(|(_, key)| is_new(key)).count();
-        let known = self.known_others();
-        let doubt = self.guarded
-            && fresh > 0
-            && (present.is_empty() || self.guard.is_mass(fresh, known, now));
-        for (_, key) in gone {
-            if self.guard.is_confirmed(&key, now) {
-                self.remove(&key, now);
-            } else if self.guard.is_held(&key) {
-            } else if doubt && self.is_member(&key) {
-                self.hold(&key, now);
-            } else {
-                if self.is_member(&key) {
-                    self.guard.count(now);
-                }
-                self.remove(&key, now);
-            }
-        }
-        for (key, object) in objects {
-            self.object(&key, object, now);
-        }
-    }
-
-    fn object(&mut self, key: &str, object: Object, now: Duration) {
-        if self.guard.is_held(key) {
-            self.guard.let_go(key);
-            self.changed = true;
-        }
-        match object {
-            Ok(node) => {
-                self.changed |= self.malformed.remove(key).is_some();
-                self.put(key, node, now);
-            }
-            Err(what) => {
-                let what = shorten(&what);
-                self.changed |= self.malformed.insert(key.to_owned(), what.clone()) != Some(what);
-            }
-        }
-        if self.own_deleted && self.own_key.as_deref() == Some(key) {
-            self.own_deleted = false;
-            self.changed = true;
-        }
-    }
-
-    fn delete(&mut self, key: &str, now: Duration) {
-        self.changed |= self.malformed.remove(key).is_some();
-        if self.own_key.as_deref() == Some(key) {
-            self.changed |= !self.own_deleted;
-            self.own_deleted = true;
-        } else if self.guard.is_held(key) {
-        } else if self.is_member(key) {
-            let known = self.known_others();
-            if self.guarded && self.guard.is_mass(1, known, now) {
-                self.hold(key, now);
-            } else {
-                self.guard.count(now);
-                self.remove(key, now);
-            }
-        } else {
-            self.remove(key, now);
-        }
-    }
-
-    fn hold(&mut self, key: &str, now: Duration) {
-        self.guard.hold(key, now);
-        self.changed = true;
-    }
-
     /// Makes an object what the store says, and a member if nothing is in the way.
-    fn put(&mut self, key: &str, node: Node, now: Duration) {
+    pub(super) fn put(&mut self, key: &str, node: Node, now: Duration) {
         if let Some(entry) = self.entries.get(key)
             && entry.node == node
         {
@@ -405,7 +286,7 @@ impl Membership {
         self.entries.insert(key.to_owned(), Entry { node, sequence, standing, remarks });
     }
 
-    fn remove(&mut self, key: &str, now: Duration) {
+    pub(super) fn remove(&mut self, key: &str, now: Duration) {
         self.guard.let_go(key);
         let Some(old) = self.entries.remove(key) else { return };
         self.changed = true;
@@ -561,12 +442,12 @@ impl Membership {
         Some((key, self.entries.get(key)?))
     }
 
-    fn is_member(&self, key: &str) -> bool {
+    pub(super) fn is_member(&self, key: &str) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.standing == Standing::Member)
     }
 
     /// How many members there are besides this node.
-    fn known_others(&self) -> usize {
+    pub(super) fn known_others(&self) -> usize {
         let own = self.own_key.as_deref().is_some_and(|key| self.is_member(key));
         self.names.len() - usize::from(own)
     }
@@ -574,15 +455,4 @@ impl Membership {
     pub(super) const fn view_taken(&mut self) {
         self.changed = false;
     }
-}
-
-/// A text of others', of bounded length and printable.
-fn shorten(text: &str) -> String {
-    const MAX: usize = 400;
-    let mut short: String =
-        text.chars().take(MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
 }

@@ -6,6 +6,7 @@
 //! [`start`] it.
 
 pub mod backoff;
+mod causes;
 mod claims;
 pub mod conflist;
 pub mod etcd;
@@ -13,13 +14,16 @@ pub mod feed;
 mod fixed;
 pub mod guard;
 pub mod identity;
+mod intake;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod last_good;
 pub mod membership;
 pub mod model;
+mod requests;
 pub mod rules;
 pub mod store;
 mod view;
 
-pub use feed::{Feed, Identity, Requests, StartError, start};
+pub use feed::{Feed, Identity, StartError, start};
+pub use requests::Requests;

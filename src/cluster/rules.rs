@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{Name, Network, unicast};
+use crate::config::{Name, Network, overlap, unicast};
 
 use super::model::{Exception, Node};
 
@@ -14,8 +14,8 @@ const MAX_ADDRESSES: usize = 64;
 const MAX_CIDRS: usize = 16;
 const MAX_EXCEPTIONS: usize = 16_384;
 const MAX_CAPABILITIES: usize = 64;
-/// Above it there would be no next one.
-const MAX_GENERATION: u64 = u64::MAX >> 1;
+/// The highest generation that is believed: whoever counts on from it stays there.
+pub(super) const MAX_GENERATION: u64 = u64::MAX >> 1;
 
 /// What is wrong with a node, in words that follow its name.
 ///
@@ -88,12 +88,6 @@ pub fn check_exception(exception: &Exception) -> Result<(), String> {
         return Err(format!("{net} has generation {}", exception.generation));
     }
     Ok(())
-}
-
-/// Whether two networks have an address in common.
-#[must_use]
-pub fn overlap(one: &IpNet, other: &IpNet) -> bool {
-    one.contains(other) || other.contains(one)
 }
 
 fn bounded(what: &str, have: usize, max: usize) -> Result<(), String> {

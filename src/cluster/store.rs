@@ -30,6 +30,8 @@ pub enum Update {
     Answered,
     /// Why the store does not let this node be a member; `None`: nothing is in the way (any more).
     Refused(Option<String>),
+    /// This node has given back what it held, and is no member until it is started again.
+    GivenBack,
     /// The identity that the cluster has in the store, for stores that keep several.
     Cluster(String),
 }
@@ -52,7 +54,7 @@ pub enum Order {
 pub struct Release {
     /// The node's name.
     pub node: String,
-    /// Whether it is done even though the node seems to be alive.
+    /// Whether it is done even though the node seems to be alive. This node itself always is.
     pub force: bool,
     /// Where the outcome goes: what was given back, or why nothing was.
     pub answer: oneshot::Sender<Result<String, String>>,

@@ -67,16 +67,16 @@ fn reserve(call: &Call, conf: &Conf, path: &Path, netns: &Netns, given: Option<&
         identity: netns.identity(),
         segment: conf.segment.clone(),
         // The other plugin has them in its configuration, or from the runtime.
-        wanted: if given.is_some() { Vec::new() } else { conf.ips.clone() },
+        wanted: if given.is_some() { Vec::new() } else { conf.wish.ips.clone() },
         given: given
             .map(|given| given.addresses.iter().map(|(net, _)| *net).collect())
             .unwrap_or_default(),
         routes: given.map(|given| given.routes.iter().map(route).collect()).unwrap_or_default(),
-        mac: conf.mac,
-        mtu: conf.mtu,
-        host_ports: conf.host_ports.clone(),
-        masquerade: conf.masquerade,
-        spoof: conf.spoof,
+        mac: conf.wish.mac,
+        mtu: conf.wish.mtu,
+        host_ports: conf.wish.host_ports.clone(),
+        masquerade: conf.wish.masquerade,
+        spoof: conf.wish.spoof,
     }
 }
 
@@ -108,6 +108,6 @@ fn report<'a>(
         mtu: reserved.mtu,
         addresses,
         routes: routes.map(|route| (route.to, route.via)).collect(),
-        dns: conf.dns.clone().or_else(|| given.and_then(|given| given.dns.clone())),
+        dns: conf.wish.dns.clone().or_else(|| given.and_then(|given| given.dns.clone())),
     }
 }

@@ -4,10 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::error::{Code, Error};
+use crate::attach::Key;
 use crate::device::spec::is_valid_ifname;
-
-/// The longest container ID that is taken.
-const MAX_ID: usize = 256;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +50,7 @@ pub struct Call {
     pub netns: Option<PathBuf>,
     /// `CNI_IFNAME`
     pub ifname: String,
-    /// `CNI_ARGS`: keys and values.
+    /// `CNI_ARGS` of an ADD: keys and values.
     pub args: Vec<(String, String)>,
     /// `CNI_PATH`: where other plugins are.
     pub path: Vec<PathBuf>,
@@ -97,7 +95,8 @@ impl Call {
             container: text("CNI_CONTAINERID")?,
             netns: (!netns.is_empty()).then(|| PathBuf::from(netns)),
             ifname: text("CNI_IFNAME")?,
-            args: arguments(&text("CNI_ARGS")?)?,
+            // Nobody else has wishes.
+            args: if command == Command::Add { arguments(&text("CNI_ARGS")?)? } else { Vec::new() },
             path: std::env::split_paths(&var("CNI_PATH").unwrap_or_default()).collect(),
         };
         let problems = call.problems();
@@ -111,15 +110,10 @@ impl Call {
         let mut problems = Vec::new();
         let whole = matches!(self.command, Command::Add | Command::Check);
         if whole || self.command == Command::Del {
-            let follows = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-            let starts = self.container.starts_with(|c: char| c.is_ascii_alphanumeric());
             if self.container.is_empty() {
                 problems.push("CNI_CONTAINERID is missing".to_owned());
-            } else if !starts || !self.container.chars().all(follows) {
-                let id: String = self.container.chars().take(64).collect();
-                problems.push(format!("CNI_CONTAINERID {id:?} is no container ID"));
-            } else if self.container.len() > MAX_ID {
-                problems.push(format!("CNI_CONTAINERID is longer than {MAX_ID} bytes"));
+            } else if let Err(error) = Key::check_container(&self.container) {
+                problems.push(format!("CNI_CONTAINERID: {error}"));
             }
             if self.ifname.is_empty() {
                 problems.push("CNI_IFNAME is missing".to_owned());
@@ -187,9 +181,10 @@ mod tests {
 
     #[test]
     fn each_variable_that_is_wrong_is_named() {
+        let long = "a".repeat(257);
         for (name, values) in [
             ("CNI_COMMAND", &["", "add", "FLY"][..]),
-            ("CNI_CONTAINERID", &["", "-a", "../a", "a/b", "a\nb"]),
+            ("CNI_CONTAINERID", &["", "-a", "../a", "a/b", "a\nb", &long]),
             ("CNI_NETNS", &["", "relative"]),
             ("CNI_IFNAME", &["", "a/b", "..", "sixteen_bytes_16", "a b"]),
             ("CNI_ARGS", &["IP"]),
@@ -214,6 +209,10 @@ mod tests {
     fn a_del_needs_no_namespace_and_others_no_container() {
         let del = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")];
         assert_eq!(call(&del).unwrap().netns, None);
+        // What it does not need does not keep it from its work.
+        let [command, container, ifname] = del;
+        let odd = [command, container, ifname, ("CNI_ARGS", "nonsense")];
+        assert_eq!(call(&odd).unwrap().args, []);
         for command in ["GC", "STATUS", "VERSION"] {
             assert!(call(&[("CNI_COMMAND", command)]).is_ok());
             let dummies = ["CNI_NETNS", "CNI_IFNAME", "CNI_PATH"].map(|name| (name, "dummy"));

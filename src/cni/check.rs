@@ -5,8 +5,8 @@ use super::conf::Conf;
 use super::error::{Code, Error};
 use super::result::Said;
 use super::{interface, ipam};
-use crate::attach::client::Client;
-use crate::attach::protocol::Expected;
+use crate::attach::client::{Client, ClientError};
+use crate::attach::protocol::{Expected, RefusedKind};
 use crate::device::netns::Netns;
 
 /// Whether a container is attached as was said when it was: by the plugin that gave its addresses,
@@ -28,7 +28,13 @@ pub(super) fn check(call: &Call, conf: &Conf) -> Result<(), Error> {
         addresses: said.addresses.iter().map(ipnet::IpNet::addr).collect(),
         mac: said.mac,
     };
-    Client::connect(&conf.socket)?.check(&conf.key(call), expected)?;
+    let checked = Client::connect(&conf.socket)?.check(&conf.key(call), expected);
+    checked.map_err(|error| match &error {
+        ClientError::Refused(refused) if refused.kind == RefusedKind::NotFound => {
+            Error::new(Code::UnknownContainer, error)
+        }
+        _ => error.into(),
+    })?;
     interface::check(&netns, &call.ifname, &said, switch::GATEWAY_MAC.get())
 }
 

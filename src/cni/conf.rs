@@ -6,15 +6,17 @@ use std::path::PathBuf;
 use encap::MacAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::VERSIONS;
 use super::call::{Call, Command};
 use super::error::{Code, Error};
-use crate::attach::{DEFAULT_SOCKET, HostPort, Key};
+use crate::attach::{DEFAULT_SOCKET, HostPort, Key, Protocol};
 use crate::config::DEFAULT_STATE_DIR;
 
-/// The configuration as it is typed. What is not known here is of others.
+/// What every command needs of the configuration as it is typed: who is to be undone must not fail by
+/// what is of no use for that. What is not known here is of others.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
@@ -22,31 +24,16 @@ struct Raw {
     cni_version: String,
     #[serde(default)]
     name: String,
-    segment: Option<String>,
-    #[serde(default)]
-    ip_masq: bool,
-    mtu: Option<u32>,
     socket: Option<PathBuf>,
     state_dir: Option<PathBuf>,
-    #[serde(default = "yes")]
-    spoof_check: bool,
     #[serde(default)]
     ipam: RawIpam,
     prev_result: Option<Value>,
-    dns: Option<Value>,
-    #[serde(default)]
-    runtime_config: RawRuntime,
-    #[serde(default)]
-    args: RawArgs,
     #[serde(default, rename = "cni.dev/valid-attachments")]
-    valid: Option<Vec<RawValid>>,
+    valid: Value,
     /// As the specification had it before it was released.
     #[serde(default, rename = "cni.dev/attachments")]
-    valid_before: Option<Vec<RawValid>>,
-}
-
-const fn yes() -> bool {
-    true
+    valid_before: Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,11 +42,44 @@ struct RawIpam {
     kind: String,
 }
 
+#[derive(Debug, Deserialize)]
+struct RawValid {
+    #[serde(rename = "containerID")]
+    container: String,
+    ifname: String,
+}
+
+/// Where an attachment is to be: of use for ADD and STATUS.
+#[derive(Debug, Default, Deserialize)]
+struct RawPlace {
+    segment: Option<String>,
+}
+
+/// What an attachment is to be like: of use for ADD only.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawWish {
+    #[serde(default)]
+    ip_masq: bool,
+    mtu: Option<u32>,
+    #[serde(default = "yes")]
+    spoof_check: bool,
+    dns: Option<Value>,
+    #[serde(default)]
+    runtime_config: RawRuntime,
+    #[serde(default)]
+    args: RawArgs,
+}
+
+const fn yes() -> bool {
+    true
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawRuntime {
     #[serde(default)]
-    port_mappings: Vec<HostPort>,
+    port_mappings: Option<Vec<Value>>,
     #[serde(default)]
     ips: Vec<String>,
     mac: Option<String>,
@@ -71,36 +91,15 @@ struct RawArgs {
     cni: RawRuntime,
 }
 
-#[derive(Debug, Deserialize)]
-struct RawValid {
-    #[serde(rename = "containerID")]
-    container: String,
-    ifname: String,
-}
-
-/// The configuration of a network, and what the runtime adds for one call.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Conf {
-    /// Which version of the specification the caller speaks.
-    pub version: &'static str,
-    /// The network's name.
-    pub name: String,
-    /// The segment; `None`: the cluster's.
-    pub segment: Option<String>,
+/// What an attachment is to be like.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wish {
     /// Whether what leaves the cluster gets the node's address.
     pub masquerade: bool,
     /// The MTU; `None`: what fits.
     pub mtu: Option<u32>,
-    /// The daemon's socket.
-    pub socket: PathBuf,
-    /// The daemon's state directory, in which tombstones are left.
-    pub state_dir: PathBuf,
     /// Whether the container may send from other addresses than its own.
     pub spoof: bool,
-    /// The plugin that gives addresses; `None`: the daemon.
-    pub ipam: Option<String>,
-    /// What the plugins before this one, or this one earlier, have done.
-    pub prev_result: Option<Value>,
     /// Name servers, to be passed on.
     pub dns: Option<Value>,
     /// The ports of the node that lead to the container.
@@ -109,7 +108,29 @@ pub struct Conf {
     pub ips: Vec<IpAddr>,
     /// The MAC address that it is to have.
     pub mac: Option<MacAddr>,
-    /// The attachments that are valid, of a GC.
+}
+
+/// The configuration of a network, and what the runtime adds for one call. What a command does not
+/// need is neither read nor checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conf {
+    /// Which version of the specification the caller speaks.
+    pub version: &'static str,
+    /// The network's name.
+    pub name: String,
+    /// The segment; `None`: the cluster's. For ADD and STATUS.
+    pub segment: Option<String>,
+    /// What the attachment is to be like. For ADD.
+    pub wish: Wish,
+    /// The daemon's socket.
+    pub socket: PathBuf,
+    /// The daemon's state directory, in which tombstones are left.
+    pub state_dir: PathBuf,
+    /// The plugin that gives addresses; `None`: the daemon.
+    pub ipam: Option<String>,
+    /// What the plugins before this one, or this one earlier, have done.
+    pub prev_result: Option<Value>,
+    /// The attachments that are valid. For GC.
     pub valid: Option<Vec<(String, String)>>,
     /// All of it, as it came: for other plugins.
     pub text: Vec<u8>,
@@ -121,16 +142,13 @@ impl Conf {
     /// # Errors
     ///
     /// [`Code::Decode`] when it is no configuration, [`Code::Version`] when its version is not
-    /// spoken or has no such command, [`Code::Config`] when something in it is wrong.
+    /// spoken or has no such command, [`Code::Config`] when something in it is wrong,
+    /// [`Code::Unsupported`] when it is right and there is no such thing here.
     pub fn parse(text: &[u8], call: &Call) -> Result<Self, Error> {
-        let undecodable =
-            |error| Error::new(Code::Decode, format!("network configuration: {error}"));
-        let raw: Raw = serde_json::from_slice(text).map_err(undecodable)?;
-        let version = version(&raw.cni_version, call.command)?;
-        let wrong = |message: String| Error::new(Code::Config, message);
-        let key =
-            Key { network: raw.name.clone(), container: "a".to_owned(), ifname: "a".to_owned() };
-        key.check().map_err(|error| wrong(format!("name: {error}")))?;
+        let command = call.command;
+        let raw: Raw = decode(text)?;
+        let version = version(&raw.cni_version, command)?;
+        Key::check_network(&raw.name).map_err(|error| wrong(format!("name: {error}")))?;
         let kind = raw.ipam.kind;
         if kind.contains('/') || kind.contains('\0') || kind == ".." || kind == "." {
             return Err(wrong(format!("ipam.type: {kind:?} is no name of a plugin")));
@@ -140,35 +158,27 @@ impl Conf {
                 return Err(wrong(format!("{key}: not an absolute path")));
             }
         }
-        let host_ports = raw.runtime_config.port_mappings;
-        if host_ports.iter().any(|port| port.host_port == 0 || port.container_port == 0) {
-            return Err(wrong("runtimeConfig.portMappings: there is no port 0".to_owned()));
-        }
-        let pairs = |valid: Vec<RawValid>| {
-            valid.into_iter().map(|one| (one.container, one.ifname)).collect()
+        let place = match command {
+            Command::Add | Command::Status => decode(text)?,
+            _ => RawPlace::default(),
         };
-        let mac = [raw.runtime_config.mac.as_deref(), raw.args.cni.mac.as_deref(), call.arg("MAC")];
         Ok(Self {
             version,
             name: raw.name,
-            segment: raw.segment,
-            masquerade: raw.ip_masq,
-            mtu: raw.mtu.filter(|mtu| *mtu != 0),
+            segment: place.segment,
+            wish: if command == Command::Add {
+                wish(decode(text)?, call)?
+            } else {
+                Wish::default()
+            },
             socket: raw.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
             state_dir: raw.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            spoof: !raw.spoof_check,
             ipam: (!kind.is_empty()).then_some(kind),
             prev_result: raw.prev_result.filter(|result| !result.is_null()),
-            dns: raw.dns,
-            host_ports,
-            ips: ips(&raw.runtime_config.ips, &raw.args.cni.ips, call.arg("IP"))?,
-            mac: mac
-                .into_iter()
-                .flatten()
-                .find(|text| !text.is_empty())
-                .map(station)
-                .transpose()?,
-            valid: raw.valid.or(raw.valid_before).map(pairs),
+            valid: match command {
+                Command::Gc => valid([raw.valid, raw.valid_before])?,
+                _ => None,
+            },
             text: text.to_vec(),
         })
     }
@@ -182,6 +192,54 @@ impl Conf {
             ifname: call.ifname.clone(),
         }
     }
+}
+
+fn wrong(message: String) -> Error {
+    Error::new(Code::Config, message)
+}
+
+fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(text)
+        .map_err(|error| Error::new(Code::Decode, format!("network configuration: {error}")))
+}
+
+/// The attachments that are valid, under whichever name they come; `None`: under none.
+fn valid(lists: [Value; 2]) -> Result<Option<Vec<(String, String)>>, Error> {
+    let Some(list) = lists.into_iter().find(|list| !list.is_null()) else { return Ok(None) };
+    let list: Vec<RawValid> = serde_json::from_value(list)
+        .map_err(|error| Error::new(Code::Decode, format!("cni.dev/valid-attachments: {error}")))?;
+    Ok(Some(list.into_iter().map(|one| (one.container, one.ifname)).collect()))
+}
+
+/// What the configuration, the runtime and the arguments wish.
+fn wish(raw: RawWish, call: &Call) -> Result<Wish, Error> {
+    let RawWish { runtime_config: runtime, args: RawArgs { cni: args }, .. } = raw;
+    let mac = [runtime.mac.as_deref(), args.mac.as_deref(), call.arg("MAC")];
+    let mac = mac.into_iter().flatten().find(|text| !text.is_empty());
+    let host_ports = runtime.port_mappings.unwrap_or_default().into_iter().enumerate();
+    Ok(Wish {
+        masquerade: raw.ip_masq,
+        mtu: raw.mtu.filter(|mtu| *mtu != 0),
+        spoof: !raw.spoof_check,
+        dns: raw.dns,
+        host_ports: host_ports.map(|(at, one)| host_port(at, one)).collect::<Result<_, _>>()?,
+        ips: ips(&runtime.ips, &args.ips, call.arg("IP"))?,
+        mac: mac.map(station).transpose()?,
+    })
+}
+
+fn host_port(at: usize, value: Value) -> Result<HostPort, Error> {
+    let key = format!("runtimeConfig.portMappings[{at}]");
+    let protocol = ["protocol", "Protocol"].into_iter().find_map(|key| value.get(key)?.as_str());
+    if let Some(Err(error)) = protocol.map(str::parse::<Protocol>) {
+        return Err(Error::new(Code::Unsupported, format!("{key}: {error}")));
+    }
+    let port: HostPort =
+        serde_json::from_value(value).map_err(|error| wrong(format!("{key}: {error}")))?;
+    if port.host_port == 0 || port.container_port == 0 {
+        return Err(wrong(format!("{key}: there is no port 0")));
+    }
+    Ok(port)
 }
 
 fn version(text: &str, command: Command) -> Result<&'static str, Error> {
@@ -252,9 +310,8 @@ mod tests {
     fn what_is_absent_has_its_default() {
         let conf = parse(r#"{"cniVersion":"1.1.0","name":"pods","type":"tapestry-cni"}"#).unwrap();
         assert_eq!((conf.version, conf.name.as_str()), ("1.1.0", "pods"));
-        assert_eq!((conf.ipam, conf.mtu, conf.segment), (None, None, None));
+        assert_eq!((conf.ipam, conf.segment, conf.wish), (None, None, Wish::default()));
         assert_eq!(conf.socket.to_str(), Some("/run/tapestry/attach.sock"));
-        assert!(!conf.spoof && !conf.masquerade && conf.ips.is_empty());
     }
 
     #[test]
@@ -265,12 +322,63 @@ mod tests {
             "portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}}"#;
         let args = call(Command::Add, &[("IP", "10.0.0.9"), ("MAC", "02:00:00:00:00:09")]);
         let conf = Conf::parse(text.as_bytes(), &args).unwrap();
-        assert_eq!(conf.ips, [IpAddr::from([10, 0, 0, 7]), "fd00::7".parse().unwrap()]);
-        assert_eq!(conf.mac.unwrap().to_string(), "02:00:00:00:00:07");
-        assert!(conf.spoof && conf.host_ports.len() == 1);
+        assert_eq!(conf.wish.ips, [IpAddr::from([10, 0, 0, 7]), "fd00::7".parse().unwrap()]);
+        assert_eq!(conf.wish.mac.unwrap().to_string(), "02:00:00:00:00:07");
+        assert!(conf.wish.spoof && conf.wish.host_ports.len() == 1);
         assert_eq!(conf.ipam.as_deref(), Some("host-local"));
         let text = r#"{"cniVersion":"0.4.0","name":"pods"}"#;
-        assert_eq!(Conf::parse(text.as_bytes(), &args).unwrap().ips, [IpAddr::from([10, 0, 0, 9])]);
+        let conf = Conf::parse(text.as_bytes(), &args).unwrap();
+        assert_eq!(conf.wish.ips, [IpAddr::from([10, 0, 0, 9])]);
+    }
+
+    #[test]
+    fn host_ports_are_known_by_both_spellings_and_told_when_they_cannot_be() {
+        let with = |mappings: &str| {
+            parse(&format!(
+                r#"{{"cniVersion":"1.0.0","name":"a","runtimeConfig":{{"portMappings":{mappings}}}}}"#
+            ))
+        };
+        let containerd = r#"[{"HostPort":8080,"ContainerPort":80,"Protocol":"tcp","HostIP":""}]"#;
+        let crio = r#"[{"hostPort":8080,"containerPort":80,"protocol":"TCP","hostIP":""}]"#;
+        let [one, other] = [containerd, crio].map(|text| with(text).unwrap().wish.host_ports);
+        assert_eq!((one.len(), one[0].host_port, one[0].host_ip), (1, 8080, None));
+        assert_eq!(one, other);
+        assert_eq!(with("null").unwrap().wish.host_ports, []);
+        for (mapping, code, word) in [
+            (r#"{"HostPort":1,"ContainerPort":1,"Protocol":"icmp"}"#, Code::Unsupported, "icmp"),
+            (r#"{"hostPort":0,"containerPort":1}"#, Code::Config, "portMappings[0]: there is no"),
+            (r#"{"hostPort":1,"containerPort":1,"hostIP":"here"}"#, Code::Config, "here"),
+            ("7", Code::Config, "portMappings[0]"),
+        ] {
+            let error = with(&format!("[{mapping}]")).unwrap_err();
+            assert_eq!(error.code, code, "{mapping}: {error}");
+            assert!(error.message.contains(word), "{mapping}: {error}");
+        }
+    }
+
+    #[test]
+    fn who_undoes_is_not_kept_from_it_by_what_is_of_no_use_for_that() {
+        let common = r#""cniVersion":"1.1.0","name":"a","cni.dev/valid-attachments":[]"#;
+        for odd in [
+            r#""mtu":-1"#,
+            r#""segment":7"#,
+            r#""ipMasq":"yes""#,
+            r#""spoofCheck":[]"#,
+            r#""args":7"#,
+            r#""runtimeConfig":{"portMappings":[{"hostPort":0}],"ips":["x"],"mac":"y"}"#,
+        ] {
+            let text = format!("{{{common},{odd}}}");
+            for command in [Command::Del, Command::Gc, Command::Check] {
+                let parsed = Conf::parse(text.as_bytes(), &call(command, &[("IP", "x")]));
+                assert!(parsed.is_ok(), "{command:?} {odd}: {parsed:?}");
+            }
+            assert!(parse(&text).is_err(), "{odd}");
+        }
+        // And what only a GC needs does not keep a DEL from it.
+        let odd = r#"{"cniVersion":"1.1.0","name":"a","cni.dev/valid-attachments":7}"#;
+        let parse = |command| Conf::parse(odd.as_bytes(), &call(command, &[]));
+        assert!(parse(Command::Del).is_ok());
+        assert_eq!(parse(Command::Gc).unwrap_err().code, Code::Decode);
     }
 
     #[test]

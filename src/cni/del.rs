@@ -50,21 +50,25 @@ fn leave_word(conf: &Conf, key: Key) -> Result<(), Error> {
 }
 
 /// Detaches all of the network's containers but those that are valid. Those of other networks are
-/// not looked at.
+/// not looked at. What goes wrong with one keeps none of the others.
 pub(super) fn gc(call: &Call, conf: &Conf) -> Result<(), Error> {
     let Some(valid) = conf.valid.clone() else {
         let message = "cni.dev/valid-attachments is missing: everything would be garbage";
         return Err(Error::new(Code::Config, message));
     };
-    let released = Client::connect(&conf.socket)?.gc(&conf.name, valid)?;
-    if conf.ipam.is_none() {
-        return Ok(());
+    let (released, mut failed) = Client::connect(&conf.socket)?.gc(&conf.name, valid)?;
+    if conf.ipam.is_some() {
+        // Few of the plugins that give addresses know GC, but all know DEL.
+        for key in released {
+            let gone =
+                Call { container: key.container, ifname: key.ifname, netns: None, ..call.clone() };
+            if let Err(error) = ipam::run_of_any_version(Command::Del, &gone, conf) {
+                failed.push(format!("container {}: {error}", gone.container));
+            }
+        }
+        if let Err(error) = ipam::run_if_known(Command::Gc, call, conf) {
+            failed.push(error.to_string());
+        }
     }
-    // Few of the plugins that give addresses know GC, but all know DEL.
-    for key in released {
-        let gone =
-            Call { container: key.container, ifname: key.ifname, netns: None, ..call.clone() };
-        ipam::run(Command::Del, &gone, conf)?;
-    }
-    ipam::run_if_known(Command::Gc, call, conf)
+    if failed.is_empty() { Ok(()) } else { Err(Error::new(Code::Failed, failed.join("; "))) }
 }

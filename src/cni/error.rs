@@ -12,6 +12,8 @@ pub enum Code {
     Version,
     /// 2: a field of the configuration cannot be supported.
     Unsupported,
+    /// 3: the container is not attached.
+    UnknownContainer,
     /// 4: an environment variable is missing or wrong.
     Environment,
     /// 5: something could not be read or written.
@@ -42,6 +44,7 @@ impl Code {
         match self {
             Self::Version => 1,
             Self::Unsupported => 2,
+            Self::UnknownContainer => 3,
             Self::Environment => 4,
             Self::Io => 5,
             Self::Decode => 6,
@@ -95,5 +98,29 @@ impl From<ClientError> for Error {
             },
         };
         Self::new(code, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_below_a_hundred_are_the_specifications() {
+        let well_known = [
+            (Code::Version, 1),
+            (Code::Unsupported, 2),
+            (Code::UnknownContainer, 3),
+            (Code::Environment, 4),
+            (Code::Io, 5),
+            (Code::Decode, 6),
+            (Code::Config, 7),
+            (Code::TryAgain, 11),
+            (Code::NotAvailable, 50),
+        ];
+        for (code, number) in well_known {
+            assert_eq!(Error::new(code, "x").json("1.1.0")["code"], number);
+        }
+        assert!([Code::Taken, Code::Failed, Code::Differs].iter().all(|code| code.number() >= 100));
     }
 }

@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::VERSIONS;
 use super::call::{Call, Command};
 use super::conf::Conf;
 use super::error::{Code, Error};
@@ -20,6 +21,33 @@ const MAX_COMPLAINT: usize = 1000;
 ///
 /// Its own, with its name; [`Code::Config`] when there is no such plugin.
 pub(super) fn run(command: Command, call: &Call, conf: &Conf) -> Result<Value, Error> {
+    run_with(command, call, conf, &conf.text)
+}
+
+/// Calls it for something that all versions of the specification have alike, in the configuration's
+/// version or else in one that it knows: GC is of a version that few plugins know.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(super) fn run_of_any_version(
+    command: Command,
+    call: &Call,
+    conf: &Conf,
+) -> Result<Value, Error> {
+    let mut done = run(command, call, conf);
+    for version in VERSIONS.iter().rev().filter(|version| **version < conf.version) {
+        if !matches!(done, Err(Error { code: Code::Other(1), .. })) {
+            break;
+        }
+        let Ok(mut text) = serde_json::from_slice::<Map<String, Value>>(&conf.text) else { break };
+        text.insert("cniVersion".to_owned(), (*version).into());
+        done = run_with(command, call, conf, Value::Object(text).to_string().as_bytes());
+    }
+    done
+}
+
+fn run_with(command: Command, call: &Call, conf: &Conf, text: &[u8]) -> Result<Value, Error> {
     let Some(kind) = &conf.ipam else { return Ok(Value::Null) };
     let program = find(kind, call)?;
     let failed = |what: &str, error: std::io::Error| {
@@ -37,7 +65,7 @@ pub(super) fn run(command: Command, call: &Call, conf: &Conf) -> Result<Value, E
         .map_err(|error| failed("start", error))?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not read says why in its answer.
-        let _ = stdin.write_all(&conf.text);
+        let _ = stdin.write_all(text);
     }
     let output = child.wait_with_output().map_err(|error| failed("wait for", error))?;
     if output.status.success() {

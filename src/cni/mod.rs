@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 pub use call::{Call, Command};
-pub use conf::Conf;
+pub use conf::{Conf, Wish};
 pub use error::{Code, Error};
 
 /// The versions of the specification that are spoken, the oldest first.

@@ -4,7 +4,7 @@
 use core::net::{IpAddr, SocketAddr};
 use core::ops::RangeInclusive;
 use core::time::Duration;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use encap::Vni;
@@ -103,8 +103,23 @@ pub(super) fn check(
     })
 }
 
+/// Networks that do not overlap, by their first addresses, and whose they are.
+#[derive(Default)]
+struct Shares(BTreeMap<IpAddr, (IpNet, Name)>);
+
+impl Shares {
+    /// Who holds a part of a network, or more.
+    fn holder(&self, net: &IpNet) -> Option<&Name> {
+        // Since they do not overlap, the last one that begins before the network's end is the only
+        // one that could be in it or around it.
+        let (_, (held, name)) = self.0.range(..=net.broadcast()).next_back()?;
+        overlap(held, net).then_some(name)
+    }
+}
+
 /// Whether two networks have an address in common.
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
+#[must_use]
+pub fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
@@ -281,6 +296,7 @@ impl Check<'_, '_> {
     fn nodes(&mut self, raw: &[RawNode], networks: &[Network]) -> Option<Vec<StaticNode>> {
         let mut nodes: Vec<StaticNode> = Vec::with_capacity(raw.len());
         let (mut names, mut vteps) = (HashMap::new(), HashMap::new());
+        let mut shares = Shares::default();
         for (index, raw) in raw.iter().enumerate() {
             let Some(node) = self.static_node(index, raw, networks) else { continue };
             if let Some(other) = names.insert(node.name.clone(), index) {
@@ -290,11 +306,11 @@ impl Check<'_, '_> {
                 self.say(format!("node[{index}].address"), format!("cluster.node[{other}]'s too"));
             }
             for (at, cidr) in node.pod_cidrs.iter().enumerate() {
-                let other =
-                    nodes.iter().find(|other| other.pod_cidrs.iter().any(|net| overlap(net, cidr)));
-                if let Some(other) = other {
-                    let message = format!("{cidr} overlaps with a podCIDR of \"{}\"", other.name);
+                if let Some(other) = shares.holder(cidr) {
+                    let message = format!("{cidr} overlaps with a podCIDR of \"{other}\"");
                     self.say(format!("node[{index}].pod_cidrs[{at}]"), message);
+                } else {
+                    shares.0.insert(cidr.network(), (*cidr, node.name.clone()));
                 }
             }
             nodes.push(node);
@@ -323,6 +339,20 @@ impl Check<'_, '_> {
             if !networks.iter().any(|network| network.net.contains(cidr)) {
                 let key = at(&format!("pod_cidrs[{place}]"));
                 self.say(key, format!("{cidr} is not within \"network\""));
+            }
+        }
+        for (place, cidr) in pod_cidrs.iter().enumerate() {
+            let key = at(&format!("pod_cidrs[{place}]"));
+            let longest = if cidr.addr().is_ipv4() { LONGEST_V4 } else { LONGEST_V6 };
+            if cidr.prefix_len() > longest {
+                self.say(&key, format!("{cidr} has no room for a pod (/{longest} at most)"));
+            }
+            let before = pod_cidrs.iter().take(place);
+            let is_same = |other: &&IpNet| other.addr().is_ipv4() == cidr.addr().is_ipv4();
+            if let Some(other) = before.into_iter().find(is_same) {
+                let message =
+                    format!("{cidr} beside {other}: a node has one podCIDR of each family");
+                self.say(&key, message);
             }
         }
         if raw.pod_cidrs.is_empty() {

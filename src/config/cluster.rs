@@ -116,6 +116,16 @@ pub struct Kubernetes {
 }
 
 impl Cluster {
+    /// The name that a node called `node` by its configuration has in the cluster: that of its Node
+    /// object, where Kubernetes has the members.
+    #[must_use]
+    pub const fn own_name<'a>(&'a self, node: &'a Name) -> &'a Name {
+        match &self.store {
+            Store::Kubernetes(kubernetes) => &kubernetes.node,
+            Store::Static(_) | Store::Etcd(_) => node,
+        }
+    }
+
     /// The network of the pods that holds `net`.
     #[must_use]
     pub fn network_of(&self, net: &IpNet) -> Option<&Network> {

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 pub use address::parse_peer;
 pub(crate) use address::vtep as unicast;
+pub use check_cluster::overlap;
 pub use check_port::{check_port, check_ports};
 pub use check_segment::check_segment;
 pub use cluster::{Cluster, Etcd, Kubernetes, Mode, Network, StaticNode, Store};

@@ -32,6 +32,19 @@ pub struct Snapshot {
     pub drops: Vec<DropRow>,
     /// IO errors by kind, as `underlay_send`.
     pub errors: BTreeMap<String, u64>,
+    /// What was asked for on the attachment socket.
+    pub attachments: Attachments,
+}
+
+/// What was asked for on the attachment socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attachments {
+    /// Each verb of the CNI specification, how often it was done and how often refused.
+    pub verbs: Vec<(&'static str, u64, u64)>,
+    /// How long those that attached something took, all together, in milliseconds.
+    pub add_ms: u64,
+    /// Attachments that the daemon found to be forgotten, and removed.
+    pub orphans: u64,
 }
 
 /// The two text formats that Prometheus reads.
@@ -148,6 +161,11 @@ impl Families<'_> {
         counter.encode(family.encode_family::<[(&str, &str); 0]>(&[])?)
     }
 
+    fn float_total(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(family.encode_family::<[(&str, &str); 0]>(&[])?)
+    }
+
     fn level(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(family.encode_family::<[(&str, &str); 0]>(&[])?)
@@ -162,6 +180,7 @@ impl Collector for Snapshot {
         self.segments(&mut families)?;
         self.drops_and_errors(&mut families)?;
         self.machinery(&mut families)?;
+        self.pods(&mut families)?;
         let version = [("version", self.status.version.clone())];
         let mut encoder = families.0;
         let mut info =
@@ -275,6 +294,48 @@ impl Snapshot {
         families.level("ready", "Whether ports and underlay are up.", ready)?;
         families.level("uptime_seconds", "Seconds since the start.", seconds(status.uptime_ms))
     }
+}
+
+impl Snapshot {
+    /// Empty families on a node that is part of no pod network.
+    fn pods(&self, families: &mut Families<'_>) -> Result<(), Error> {
+        let cluster = || self.status.cluster.iter();
+        let addresses = cluster().flat_map(|cluster| {
+            let counts = [
+                ("free", cluster.addresses_free),
+                ("held", cluster.addresses_used),
+                ("resting", cluster.addresses_resting),
+            ];
+            counts.map(|(state, count)| ([("state", state.to_owned())], float(count)))
+        });
+        let help = "Addresses of this node's podCIDR, one for both families.";
+        families.gauge("pod_addresses", help, addresses)?;
+        let nodes = cluster().map(|cluster| ([], float(cluster.nodes)));
+        families.gauge("cluster_nodes", "Nodes that are known, this one included.", nodes)?;
+        let connected = |yes| if yes { 1.0 } else { 0.0 };
+        let rows = cluster().map(|cluster| ([], connected(cluster.connected)));
+        families.gauge("cluster_store_up", "Whether the store of the cluster answers.", rows)?;
+        let rows = cluster().filter_map(|cluster| Some(([], seconds(cluster.answered_ms_ago?))));
+        let help = "Seconds since the store of the cluster answered; absent: never.";
+        families.gauge("cluster_view_age_seconds", help, rows)?;
+        let rows = cluster().map(|cluster| ([], float(count(&cluster.alarms))));
+        families.gauge("cluster_alarms", "What needs an operator.", rows)?;
+        let verbs = self.attachments.verbs.iter().flat_map(|(verb, done, refused)| {
+            let results = [("done", *done), ("refused", *refused)];
+            results.map(|(result, count)| {
+                ([("verb", (*verb).to_owned()), ("result", result.to_owned())], count)
+            })
+        });
+        families.counter("cni_operations", "Requests of the CNI plugin.", verbs)?;
+        let help = "Seconds that attaching took, from the reservation to the commit, all together.";
+        families.float_total("cni_add_seconds", help, seconds(self.attachments.add_ms))?;
+        let help = "Attachments that nobody removed and the daemon found and removed.";
+        families.total("cni_orphans", help, self.attachments.orphans)
+    }
+}
+
+fn count(alarms: &[String]) -> u64 {
+    u64::try_from(alarms.len()).unwrap_or(u64::MAX)
 }
 
 fn seconds(millis: u64) -> f64 {

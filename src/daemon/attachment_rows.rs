@@ -1,13 +1,15 @@
 //! What the daemon says of its pods and their addresses: the rows of the control socket.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use tracing::info;
 
 use super::state::Daemon;
-use crate::attach::{AddressRow, AddressState, Book, Host, Key, PodRow};
+use crate::attach::{AddressRow, AddressState, Book, Host, Key, Operations, PodRow};
 use crate::config::Role;
 use crate::control::cluster::{self, GcReport, GcScope, IpRow, IpState};
+use crate::control::metrics::Attachments;
 use crate::control::model::Done;
 use crate::control::{Answer, Refusal};
 use crate::durable::unix_ms;
@@ -23,13 +25,14 @@ impl Daemon {
     /// Every address that is not free, the gateway port's included.
     pub(super) fn ip_rows(&self) -> Answer<Vec<IpRow>> {
         self.cluster()?;
-        let used = self.book()?.pool.rows(self.clock.tick());
+        let book = self.book()?;
+        let used = book.pool.rows(self.clock.tick());
         let gateway = self.ports.values().filter(|held| held.port.role == Role::Gateway);
         let gateway = gateway.flat_map(|held| {
             held.port.addresses.iter().map(|net| (net.addr(), held.port.name.to_string()))
         });
         let mut rows: Vec<(IpAddr, IpRow)> =
-            used.into_iter().map(|row| (row.address, self.ip_row(row))).collect();
+            used.into_iter().map(|row| (row.address, ip_row(book, row))).collect();
         rows.extend(gateway.map(|(address, port)| {
             let state = IpState::Gateway;
             let port = Some(port);
@@ -37,29 +40,6 @@ impl Daemon {
         }));
         rows.sort_by_key(|(address, _)| *address);
         Ok(rows.into_iter().map(|(_, row)| row).collect())
-    }
-
-    fn ip_row(&self, row: AddressRow) -> IpRow {
-        let address = row.address.to_string();
-        match row.state {
-            AddressState::Used(key) => IpRow {
-                address,
-                state: IpState::Used,
-                port: self.port_of(&key),
-                container: Some(key.container),
-                rests_ms: None,
-            },
-            AddressState::Resting(ms) => {
-                IpRow { address, state: IpState::Resting, rests_ms: Some(ms), ..IpRow::default() }
-            }
-        }
-    }
-
-    fn port_of(&self, key: &Key) -> Option<String> {
-        let own = |held: &&super::ports::Attachment| {
-            held.port.pod.as_ref().is_some_and(|pod| pod.key == *key)
-        };
-        self.ports.values().find(own).map(|held| held.port.name.to_string())
     }
 
     /// Has an address rest no longer. One that is a pod's stays its own.
@@ -82,23 +62,52 @@ impl Daemon {
         }
     }
 
-    /// Removes the attachments whose namespaces are gone, without waiting any longer for who might
-    /// still remove them; or only says which.
+    /// Removes the attachments whose namespaces are gone, or whose removal failed, without waiting any
+    /// longer for who might still remove them; or only says which.
     pub(super) fn collect(&mut self, scope: GcScope) -> Answer<GcReport> {
         self.finish_bringing();
-        let gone: Vec<PodRow> = Host::pods(self).into_iter().filter(|row| row.gone).collect();
+        let book = self.attachments.book.as_ref();
+        let left: BTreeSet<Key> = book.iter().flat_map(|book| book.orphans()).cloned().collect();
+        let is_gone = |row: &PodRow| row.gone || left.contains(&row.pod.key);
+        let gone: Vec<PodRow> = Host::pods(self).into_iter().filter(is_gone).collect();
         let orphans = gone.iter().map(shown).collect();
         if !scope.dry_run {
             for row in &gone {
                 self.release_pod(&row.pod.key)?;
-                info!("{}: removed, its namespace is gone", row.pod.key);
+                info!("{}: removed, its namespace is gone or it was to be gone", row.pod.key);
             }
         }
         Ok(GcReport { dry_run: scope.dry_run, orphans })
     }
 
+    /// What was asked for on the attachment socket.
+    pub(super) fn attachment_numbers(&self) -> Attachments {
+        let operations = self.attachments.book.as_ref().map(|book| book.operations);
+        let Operations { add, del, check, gc, status, add_ms, orphans } =
+            operations.unwrap_or_default();
+        let verbs = [("ADD", add), ("DEL", del), ("CHECK", check), ("GC", gc), ("STATUS", status)];
+        let verbs = verbs.map(|(verb, tally)| (verb, tally.done, tally.refused)).to_vec();
+        Attachments { verbs, add_ms, orphans }
+    }
+
     fn book(&self) -> Answer<&Book> {
         self.attachments.book.as_ref().ok_or_else(in_use)
+    }
+}
+
+fn ip_row(book: &Book, row: AddressRow) -> IpRow {
+    let address = row.address.to_string();
+    match row.state {
+        AddressState::Used(key) => IpRow {
+            address,
+            state: IpState::Used,
+            port: book.port_of(&key).map(str::to_owned),
+            container: Some(key.container),
+            rests_ms: None,
+        },
+        AddressState::Resting(ms) => {
+            IpRow { address, state: IpState::Resting, rests_ms: Some(ms), ..IpRow::default() }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The attachments of containers: what the socket asks for is done to ports here, and what becomes
 //! of their namespaces is followed.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -11,11 +12,16 @@ use super::plan::RING;
 use super::ports::Device;
 use super::state::Daemon;
 use crate::attach::protocol::{Answer, Refused, RefusedKind};
-use crate::attach::{Ask, Book, Found, Host, Key, Place, PodRow, Pool, Server, Tombstones};
+use crate::attach::{
+    Ask, Book, Found, Host, Key, Place, Pod, PodRow, Pool, RestsFile, Server, Tombstones,
+};
 use crate::config::{self, Config, PortSpec, Problem};
 use crate::control::model::ObjectOrigin;
 use crate::control::{self, Refusal};
 use crate::device::handed::{self, Handed};
+use crate::device::journal::{Entry, Origin};
+use crate::device::spec::NetnsRef;
+use crate::durable::unix_ms;
 
 /// How long a namespace may be away before its attachment is taken for forgotten. A runtime that
 /// removes the namespace first and the attachment then does so within less.
@@ -30,13 +36,20 @@ pub(super) struct Attachments {
     /// Absent only while it is in use.
     pub(super) book: Option<Book>,
     tombstones: Tombstones,
+    /// Tombstones that could not be read, and were told of.
+    unread: BTreeSet<PathBuf>,
+    /// Where it is kept which addresses rest; `None`: nowhere.
+    rests: Option<RestsFile>,
+    /// The pool's changes that are kept there.
+    kept: u64,
 }
 
 impl Attachments {
     pub(super) fn new(config: &Config) -> Self {
         let rest = config.cluster.as_ref().map_or(REST, |cluster| cluster.rest);
         let tombstones = Tombstones::of(&config.state.dir);
-        Self { book: Some(Book::new(Pool::new(rest))), tombstones }
+        let book = Some(Book::new(Pool::new(rest)));
+        Self { book, tombstones, unread: BTreeSet::new(), rests: None, kept: 0 }
     }
 }
 
@@ -62,7 +75,15 @@ pub(super) fn bind(config: &Config) -> anyhow::Result<Option<Server>> {
 impl Daemon {
     /// Does what was asked for on the attachment socket.
     pub(super) fn attach_ask(&mut self, ask: Ask) -> Answer {
-        self.finish_bringing();
+        let changes = match &ask {
+            Ask::Request { request, .. } => request.changes_ports(),
+            Ask::End(ticket) => {
+                self.attachments.book.as_ref().is_some_and(|book| book.has_begun(*ticket))
+            }
+        };
+        if changes {
+            self.finish_bringing();
+        }
         self.follow_pod_cidrs();
         let now = self.clock.tick();
         let answered = self.with_book(|book, daemon| match ask {
@@ -100,12 +121,12 @@ impl Daemon {
     /// Gives out addresses of the podCIDRs that the node has now.
     pub(super) fn follow_pod_cidrs(&mut self) {
         let own = self.pods.as_ref().and_then(|pods| pods.view.own.as_ref());
-        // A share that is lost is not given up: the pods in it are still here.
-        let Some(cidrs) = own.map(|own| own.pod_cidrs.clone()).filter(|cidrs| !cidrs.is_empty())
-        else {
-            return;
-        };
+        let cidrs = own.map(|own| own.pod_cidrs.clone()).unwrap_or_default();
         let Some(book) = self.attachments.book.as_mut() else { return };
+        // A share that is lost is not given up while there are pods in it.
+        if cidrs.is_empty() && !book.is_empty() {
+            return;
+        }
         match book.pool.set_ranges(&cidrs) {
             Ok(false) => {}
             Ok(true) => {
@@ -125,8 +146,12 @@ impl Daemon {
         }
     }
 
-    /// Takes up the attachments of the journal, and what was to be removed meanwhile.
+    /// Takes up the attachments of the journal, which addresses rest, and what was to be removed
+    /// meanwhile.
     pub(super) fn restore_attachments(&mut self) {
+        if self.devices.rules.persist {
+            self.recall_rests();
+        }
         for row in self.pods() {
             let held = self.attachments.book.as_mut().map(|book| book.restore(&row));
             if let Some(Err(error)) = held {
@@ -137,22 +162,57 @@ impl Daemon {
         self.bury();
     }
 
+    fn recall_rests(&mut self) {
+        let file = RestsFile::of(&self.config.state.dir);
+        match file.load() {
+            Ok((rests, aside)) => {
+                if let Some(aside) = aside {
+                    warn!(path = %aside.path.display(), "resting addresses: {}", aside.reason);
+                }
+                let now = self.clock.tick();
+                if let Some(book) = self.attachments.book.as_mut() {
+                    book.pool.recall(rests, now, unix_ms());
+                }
+                self.attachments.rests = Some(file);
+            }
+            // It is not written over either.
+            Err(error) => warn!("no freed address rests over a restart: {error}"),
+        }
+    }
+
+    /// Has what rests be on disk.
+    pub(super) fn keep_rests(&mut self) {
+        let now = self.clock.tick();
+        let Attachments { book: Some(book), rests: Some(file), kept, .. } = &mut self.attachments
+        else {
+            return;
+        };
+        let changes = book.pool.changes();
+        if *kept != changes {
+            *kept = changes;
+            if let Err(error) = file.save(book.pool.rests(now, unix_ms())) {
+                warn!("resting addresses: {error}");
+            }
+        }
+    }
+
     /// Looks after tombstones, and after attachments whose namespace has gone.
     pub(super) fn watch_attachments(&mut self) {
         self.bury();
+        self.keep_rests();
         // What is up is where it was.
-        let down =
-            self.ports.values().any(|held| held.port.pod.is_some() && held.facts().is_none());
-        let orphans = self.attachments.book.as_ref().is_some_and(|book| book.orphans().count() > 0);
-        if !down && !orphans {
+        let up = self.ports.values().filter(|held| held.port.pod.is_some());
+        let up = up.filter(|held| held.facts().is_some()).count();
+        let quiet = |book: &Book| book.len() == up && book.orphans().next().is_none();
+        if self.attachments.book.as_ref().is_some_and(quiet) {
             return;
         }
         let now = self.clock.tick();
         let leaks = self.with_book(|book, daemon| book.find_leaks(daemon, now, GRACE_MS));
         for (key, released) in leaks.unwrap_or_default() {
             match released {
-                Ok(_) => info!("{key}: removed, its namespace is gone"),
-                Err(refused) => warn!("{key}: its namespace is gone, and {refused}"),
+                Ok(_) => info!("{key}: removed, its namespace is gone or it was to be gone"),
+                Err(refused) => warn!("{key}: to be removed, and {refused}"),
             }
         }
     }
@@ -160,7 +220,7 @@ impl Daemon {
     /// Removes what was to be gone when nobody was here.
     fn bury(&mut self) {
         let tombstones = self.attachments.tombstones.clone();
-        let Found { good: found, bad } = match tombstones.read() {
+        let Found { good: found, bad, unread } = match tombstones.read() {
             Ok(read) => read,
             Err(error) => {
                 warn!("tombstones: {error}");
@@ -171,6 +231,12 @@ impl Daemon {
             warn!("{} is no tombstone and is removed: {reason}", path.display());
             tombstones.remove(&path);
         }
+        for (path, error) in &unread {
+            if !self.attachments.unread.contains(path) {
+                warn!("tombstone {}: {error}", path.display());
+            }
+        }
+        self.attachments.unread = unread.into_iter().map(|(path, _)| path).collect();
         if found.is_empty() {
             return;
         }
@@ -204,7 +270,10 @@ impl Daemon {
     }
 
     fn pod_row(&self, port: &str) -> Option<PodRow> {
-        let attachment = self.ports.get(port)?;
+        let Some(attachment) = self.ports.get(port) else {
+            let (name, entry) = self.devices.recorded().find(|(name, _)| *name == port)?;
+            return self.recorded_row(name, entry);
+        };
         let pod = attachment.port.pod.clone()?;
         let (trouble, gone) = match &attachment.device {
             Device::Up(_) => (None, false),
@@ -220,6 +289,27 @@ impl Daemon {
             mac: attachment.port.mac.get(),
             trouble,
             gone,
+        })
+    }
+}
+
+impl Daemon {
+    /// An attachment that is on record and has no port: it could not be restored or removed. It has
+    /// its addresses even so.
+    fn recorded_row(&self, port: &str, entry: &Entry) -> Option<PodRow> {
+        if entry.origin != Origin::Cni || !self.devices.is_of_this_boot(entry) {
+            return None;
+        }
+        // Of the rest, something may be what a newer daemon wrote.
+        let pod: Pod = serde_json::from_value(entry.spec.get("pod")?.clone()).ok()?;
+        let path = entry.netns.as_ref().map(|netns| NetnsRef(netns.name.clone()).path());
+        Some(PodRow {
+            port: port.to_owned(),
+            netns: entry.netns.as_ref().map(|netns| netns.name.clone()).unwrap_or_default(),
+            mac: entry.mac,
+            trouble: Some("it has no port: the log says why".to_owned()),
+            gone: path.is_none_or(|path| !pod.netns.is_at(&path)),
+            pod,
         })
     }
 }
@@ -312,6 +402,8 @@ impl Host for Daemon {
     }
 
     fn pods(&self) -> Vec<PodRow> {
-        self.ports.keys().filter_map(|name| self.pod_row(name)).collect()
+        let held = self.ports.keys().filter_map(|name| self.pod_row(name));
+        let recorded = self.devices.recorded().filter(|(name, _)| !self.ports.contains_key(*name));
+        held.chain(recorded.filter_map(|(name, entry)| self.recorded_row(name, entry))).collect()
     }
 }

@@ -39,7 +39,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::cluster::last_good::LastGood;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Port};
 use crate::control::model::ObjectOrigin;
 use crate::control::{ControlSocket, MetricsListener};
 use crate::device::journal::{self, Journal, Origin};
@@ -156,8 +156,16 @@ impl Daemon {
         let Config { node, segments, ports: others, .. } = &self.config;
         let wanted = specs.iter().map(|(_, _, spec)| spec);
         let checked = config::check_ports(wanted, &node.name, segments, others);
+        let cluster = self.config.cluster.as_ref().map(|cluster| &cluster.name);
+        let is_lost = |port: &Port| {
+            let routed = port.pod.as_ref().is_some_and(|pod| pod.routed);
+            routed && cluster != port.mode.untagged()
+        };
         for ((name, origin, _), checked) in specs.iter().zip(checked) {
             match checked {
+                Ok(port) if is_lost(&port) => {
+                    warn!(port = name, "not restored: its segment is not the pod network's");
+                }
                 Ok(port) => ports.push((port, *origin)),
                 // It stays on record: a configuration that fits it may come back.
                 Err(problems) => {

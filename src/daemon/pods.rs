@@ -17,7 +17,7 @@ use super::way_out::WayOut;
 use crate::cluster::conflist::Conflist;
 use crate::cluster::model::{Node, View};
 use crate::cluster::{self, Feed, Identity, Requests};
-use crate::config::{Cluster, Config, Name, Port, PortMode, Role, Route, Store, derived_mac};
+use crate::config::{Cluster, Config, Name, Port, PortMode, Role, Route, derived_mac};
 use crate::control::model::{Done, ObjectOrigin};
 use crate::control::{Answer, Refusal, Reply};
 use crate::device::netlink::{self, Netlink};
@@ -40,8 +40,9 @@ pub(super) struct Pods {
     pub(super) ways: Ways,
     /// What it is said by, once the control loop runs.
     pub(super) feed: Option<Feed>,
-    /// Addresses of pods outside this node's shares, as they were published last.
-    outside: Vec<IpNet>,
+    /// Addresses of pods outside this node's shares, as they were published last; `None`: what was
+    /// published before the start stands.
+    outside: Option<Vec<IpNet>>,
     /// Whether the CNI configuration was put where it belongs, or why it could not be.
     listed: Option<Result<(), String>>,
     /// What this node's kernel does for its pods.
@@ -56,7 +57,7 @@ impl Pods {
             view: Arc::default(),
             ways: Ways::default(),
             feed: None,
-            outside: Vec::new(),
+            outside: None,
             listed: None,
             way_out: WayOut::default(),
         })
@@ -190,10 +191,7 @@ impl Daemon {
     ) -> anyhow::Result<Option<watch::Receiver<Arc<View>>>> {
         let vtep = SocketAddr::new(self.underlay.local(), self.config.underlay.port);
         let Some(pods) = &mut self.pods else { return Ok(None) };
-        let name = match &pods.config.store {
-            Store::Kubernetes(kubernetes) => kubernetes.node.to_string(),
-            Store::Static(_) | Store::Etcd(_) => self.config.node.name.to_string(),
-        };
+        let name = pods.config.own_name(&self.config.node.name).to_string();
         let who = Identity { name, vtep, capabilities: Vec::new() };
         let feed = cluster::start(&pods.config, who, &self.config.state.dir).context("cluster")?;
         let mut views = feed.view.clone();
@@ -251,7 +249,7 @@ impl Daemon {
 
     fn node_to_release(&self, name: Option<String>) -> Answer<(String, Requests)> {
         let pods = self.cluster()?;
-        let own = self.config.node.name.as_str();
+        let own = pods.config.own_name(&self.config.node.name).as_str();
         let name = name.unwrap_or_else(|| own.to_owned());
         let held = self.ports.values().filter(|held| matches!(held.port.role, Role::Pod { .. }));
         let held = held.count();
@@ -292,15 +290,15 @@ impl Daemon {
     pub(super) fn tick_cluster(&mut self, count: u64) {
         self.tick_way_out(count);
         let works = self.readiness().ready;
-        let outside = self.attachments.book.as_ref().map(|book| {
-            book.pool.outside().map(|(_, address)| IpNet::from(address)).collect::<Vec<_>>()
-        });
+        let outside = self.attachments.book.as_ref().and_then(|book| book.pool.exceptions());
         let Some(pods) = &mut self.pods else { return };
         if let Some(feed) = &pods.feed {
             feed.set_works(works);
-            if let Some(outside) = outside.filter(|outside| *outside != pods.outside) {
+            if let Some(outside) = outside
+                && pods.outside.as_ref() != Some(&outside)
+            {
                 feed.requests().set_exceptions(outside.clone());
-                pods.outside = outside;
+                pods.outside = Some(outside);
             }
         }
         if works && pods.way_out.is_settled() {

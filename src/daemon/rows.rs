@@ -405,6 +405,7 @@ impl Daemon {
             peers: self.peer_rows(),
             drops: self.drop_rows(true),
             errors,
+            attachments: self.attachment_numbers(),
         }
     }
 

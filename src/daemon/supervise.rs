@@ -69,6 +69,7 @@ async fn serve(mut daemon: Daemon, desk: Desk) -> (Daemon, anyhow::Result<()>) {
     let attach = attach.map(|server| tokio::spawn(server.serve(handle.clone(), stopped(&stop))));
     let listener = metrics.map(|metrics| tokio::spawn(metrics.serve(handle, stopped(&stop))));
     let outcome = attend(&mut daemon, &mut inbox, &news, &bell).await;
+    daemon.keep_rests();
     daemon.leave_cluster().await;
     stop.notify_waiters();
     server.abort();
@@ -125,7 +126,7 @@ async fn attend(
                 count += 1;
                 daemon.take_all(news)?;
                 daemon.tick(count);
-                notifier.feed_watchdog(&daemon.workers);
+                notifier.nudge(&daemon.workers);
             }
         }
     }

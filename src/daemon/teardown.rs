@@ -10,7 +10,7 @@ use tracing::{error, info};
 use super::open_journal;
 use super::plan::{self, DeviceRules};
 use super::ports::Devices;
-use crate::attach::Tombstones;
+use crate::attach::{RestsFile, Tombstones};
 use crate::cluster::conflist;
 use crate::cluster::last_good::LastGood;
 use crate::config::Config;
@@ -110,6 +110,7 @@ pub(super) fn remove_cluster(hands: &Hands, conflist: Option<&Path>) -> usize {
 fn remove_state(dir: &Path) -> anyhow::Result<()> {
     // The identity stays: this machine's claim to a share is kept under it, wherever that is.
     LastGood::remove(dir)?;
+    RestsFile::of(dir).remove()?;
     Tombstones::of(dir).remove_all().with_context(|| format!("tombstones in {}", dir.display()))?;
     for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();

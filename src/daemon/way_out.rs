@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::obstacles::Obstacles;
 use super::pods::Pods;
@@ -143,7 +143,12 @@ impl WayOut {
         }
         let keeper = match self.keeper.take() {
             Some(keeper) => keeper,
-            None => Keeper::start(hands.clone()).map_err(|error| error.to_string())?,
+            None => {
+                let stirs = hands
+                    .listen()
+                    .inspect_err(|error| debug!("rules: changes are looked for: {error}"));
+                Keeper::start(hands.clone(), stirs.ok()).map_err(|error| error.to_string())?
+            }
         };
         self.keeper.insert(keeper).want(rules.body());
         Ok(())

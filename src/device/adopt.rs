@@ -237,7 +237,8 @@ fn check_descriptors(
     Ok((identified, netns))
 }
 
-fn check_flags(flags: u16) -> Result<(), Mismatch> {
+/// Whether a device has the flags (linux/if_tun.h) that ours have for life.
+pub(super) fn check_flags(flags: u16) -> Result<(), Mismatch> {
     let has = |flag: libc::c_int| libc::c_int::from(flags) & flag != 0;
     if !has(libc::IFF_TAP) {
         Err(Mismatch::NotTap { kind: "tun (layer 3)".to_owned() })
@@ -319,6 +320,16 @@ mod tests {
         assert!(matches!(with(|_, tun| tun.kind = 1), Err(Mismatch::NotTap { .. })));
         let veth = with(|link, _| (link.tun, link.kind) = (None, Some("veth".to_owned())));
         assert_eq!(veth, Err(Mismatch::NotTap { kind: "veth".to_owned() }));
+    }
+
+    #[test]
+    fn each_flag_that_is_missing_is_named() {
+        let all = libc::IFF_TAP | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_HDR;
+        let without = |flag: libc::c_int| check_flags(u16::try_from(all & !flag).unwrap());
+        assert_eq!(without(libc::IFF_NO_PI), Ok(()));
+        assert!(matches!(without(libc::IFF_TAP), Err(Mismatch::NotTap { .. })));
+        assert_eq!(without(libc::IFF_MULTI_QUEUE), Err(Mismatch::SingleQueue));
+        assert_eq!(without(libc::IFF_VNET_HDR), Err(Mismatch::NoVnetHdr));
     }
 
     #[test]

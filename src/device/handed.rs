@@ -14,10 +14,6 @@ use super::offload::{self, OffloadWish};
 use super::spec::Facts;
 use crate::io::sys;
 
-/// The flags that a device has to have, which it has for life.
-const FLAGS: [(libc::c_int, Mismatch); 2] =
-    [(libc::IFF_MULTI_QUEUE, Mismatch::SingleQueue), (libc::IFF_VNET_HDR, Mismatch::NoVnetHdr)];
-
 /// What is said of a device by who hands it over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handed {
@@ -42,15 +38,7 @@ pub fn take(queues: Vec<OwnedFd>, handed: &Handed, wish: OffloadWish) -> Result<
     let first = queues.first().ok_or(Cause::Spec("no descriptor"))?;
     for queue in &queues {
         let found = adopt::identify(queue.as_fd())?;
-        let has = |flag: libc::c_int| libc::c_int::from(found.flags) & flag != 0;
-        if !has(libc::IFF_TAP) {
-            return Err(Mismatch::NotTap { kind: "tun (layer 3)".to_owned() }.into());
-        }
-        for (flag, mismatch) in FLAGS {
-            if !has(flag) {
-                return Err(mismatch.into());
-            }
-        }
+        adopt::check_flags(found.flags)?;
         if found.ifname != handed.ifname {
             return Err(Mismatch::Changed.into());
         }

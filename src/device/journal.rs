@@ -1,8 +1,8 @@
 //! What was made, on disk, so that the next start can adopt it and `teardown` can remove it.
 //!
 //! The file is replaced whole (written aside, flushed, renamed, directory flushed): it is always
-//! either the old or the new one. A file that cannot be read is put aside and reported; ports are
-//! then told from what stands by the configuration alone.
+//! either the old or the new one. A file that makes no sense is put aside and reported; ports are
+//! then told from what stands by the configuration alone. One that cannot be read stays where it is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ use super::adopt::Expectation;
 use super::netlink::Route;
 use super::netns::NetnsIdentity;
 use super::spec::{Facts, Standing, TapSpec};
-use crate::durable::{self, FileError, PutAside};
+use crate::durable::{self, FileError, PutAside, ReadError};
 
 const FILE: &str = "ports.json";
 const VERSION: u32 = 1;
@@ -192,11 +192,11 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the journal in a state directory, which is made if it is not there. A journal that is
-    /// not there is empty; one that is unreadable is renamed to `ports.json.bad` and reported.
+    /// not there is empty; one that makes no sense is renamed to `ports.json.bad` and reported.
     ///
     /// # Errors
     ///
-    /// If the directory cannot be made, or a bad journal cannot be put aside.
+    /// If the directory cannot be made, the journal cannot be read, or a bad one cannot be put aside.
     pub fn open(dir: &Path) -> Result<(Self, Option<PutAside>), FileError> {
         let path = dir.join(FILE);
         fs::create_dir_all(dir).map_err(|source| FileError {
@@ -204,10 +204,7 @@ impl Journal {
             step: "create its directory",
             source,
         })?;
-        let (ports, put_aside) = match read(&path) {
-            Ok(ports) => (ports, None),
-            Err(reason) => (BTreeMap::new(), Some(durable::put_aside(&path, reason)?)),
-        };
+        let (ports, put_aside) = durable::or_put_aside(&path, read(&path))?;
         Ok((Self { dir: dir.to_owned(), ports }, put_aside))
     }
 
@@ -314,11 +311,12 @@ impl Journal {
 }
 
 /// What is on disk, or what is wrong with it.
-fn read(path: &Path) -> Result<BTreeMap<String, Entry>, String> {
+fn read(path: &Path) -> Result<BTreeMap<String, Entry>, ReadError> {
     let Some(text) = durable::read(path, MAX_LEN)? else { return Ok(BTreeMap::new()) };
-    let incoming: Incoming = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let incoming: Incoming =
+        serde_json::from_slice(&text).map_err(|error| ReadError::Useless(error.to_string()))?;
     if incoming.version != VERSION {
-        return Err(format!("version {}, not {VERSION}", incoming.version));
+        return Err(ReadError::Useless(format!("version {}, not {VERSION}", incoming.version)));
     }
     Ok(incoming.ports)
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::preflight::{Finding, read_system};
 use crate::config::Cluster;
-use crate::privilege::program;
+use crate::privilege::{TABLE, program};
 
 /// The most that are named: an operator mends one and looks again.
 const MOST: usize = 64;
@@ -65,7 +65,7 @@ pub fn findings(pods: &PodNetwork, legacy: bool, ask: Ask<'_>) -> Result<Vec<Fin
     for chain in chains.iter().filter(|chain| chain["hook"] == "forward") {
         let text = |key: &str| chain[key].as_str().unwrap_or_default();
         let (family, table, name) = (text("family"), text("table"), text("name"));
-        if table == "tapestry" || !concerns(family, pods) {
+        if table == TABLE || !concerns(family, pods) {
             continue;
         }
         let rules = objects(&ask("nft", &["-j", "list", "chain", family, table, name])?, "rule")?;

@@ -134,16 +134,13 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Starts it, in the calling thread's network namespace. Where the kernel does not let this
-    /// process listen for changes, the table is looked at often.
+    /// Starts it, with the kernel's word about changes; without that the table is looked at often,
+    /// which costs a run of nft(8) each time.
     ///
     /// # Errors
     ///
     /// If there is no descriptor or thread left.
-    pub fn start(rules: impl Rules + 'static) -> io::Result<Self> {
-        let stirs = Stirs::open("tapestry")
-            .inspect_err(|error| tracing::debug!("rules: changes are looked for: {error}"))
-            .ok();
+    pub fn start(rules: impl Rules + 'static, stirs: Option<Stirs>) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
@@ -328,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_thread_ends_with_its_owner() {
-        let keeper = Keeper::start(Fake::default()).unwrap();
+        let keeper = Keeper::start(Fake::default(), None).unwrap();
         keeper.want("a");
         let begun = Instant::now();
         while !keeper.state().stands {

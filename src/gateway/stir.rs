@@ -1,9 +1,11 @@
 //! The kernel's own word that a table of rules was changed.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 
 /// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h)
 const GROUP: u32 = 7;
@@ -22,26 +24,37 @@ const NAME: u16 = 1;
 /// The room for one read; a message that is longer is taken for one of ours.
 const ROOM: usize = 64 * 1024;
 
-/// Tells that somebody has changed a table, by the notifications of nftables. Needs CAP_NET_ADMIN.
+/// Tells that somebody has changed a table, by the notifications of nftables.
 #[derive(Debug)]
 pub struct Stirs {
-    socket: Socket,
+    socket: OwnedFd,
     name: Vec<u8>,
 }
 
 impl Stirs {
     /// Tells of what happens from now on to tables of this name in the calling thread's network
-    /// namespace.
+    /// namespace. Needs CAP_NET_ADMIN.
     ///
     /// # Errors
     ///
-    /// EPERM without CAP_NET_ADMIN, EPROTONOSUPPORT without nftables.
+    /// EPERM without that capability, EPROTONOSUPPORT without nftables.
     pub fn open(name: &str) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind(&SocketAddr::new(0, 0))?;
         socket.add_membership(GROUP)?;
-        socket.set_non_blocking(true)?;
-        Ok(Self { socket, name: name.as_bytes().to_vec() })
+        Ok(Self::adopt(socket.as_fd().try_clone_to_owned()?, name))
+    }
+
+    /// Takes a socket that somebody with the capability has opened: to listen to it needs none.
+    #[must_use]
+    pub fn adopt(socket: OwnedFd, name: &str) -> Self {
+        Self { socket, name: name.as_bytes().to_vec() }
+    }
+
+    /// The socket, to be passed on.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.socket
     }
 
     /// What to wait on for the next word.
@@ -51,23 +64,21 @@ impl Stirs {
     }
 
     /// Takes all that there is, and says whether any of it is about the table, or might have been:
-    /// words that were lost (ENOBUFS) might.
+    /// words that were lost (ENOBUFS) might. A false word does no more harm than a look.
     #[must_use]
     pub fn take(&self) -> bool {
         let mut stirred = false;
-        let mut buffer = Vec::with_capacity(ROOM);
+        let mut buffer = vec![0; ROOM];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         loop {
-            buffer.clear();
-            match self.socket.recv_from(&mut buffer, libc::MSG_DONTWAIT | libc::MSG_TRUNC) {
-                Ok((length, sender)) if sender.port_number() == 0 => {
-                    stirred |= length > buffer.len() || concerns(&buffer, &self.name);
+            match recv(self.socket.as_raw_fd(), &mut buffer, flags) {
+                Ok(0) => return stirred,
+                Ok(length) => {
+                    stirred |= buffer.get(..length).is_none_or(|all| concerns(all, &self.name));
                 }
-                Ok(_) => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::ENOBUFS) => stirred = true,
-                    _ => return stirred,
-                },
+                Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) => stirred = true,
+                Err(_) => return stirred,
             }
         }
     }

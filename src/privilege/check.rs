@@ -74,7 +74,7 @@ pub(super) fn admit(
         Request::ReplaceRules { body } => rules::admit(body),
         // Whose device it is, the kernel says.
         Request::Tune { ifindex: _ } | Request::Routes { routes: _ } => Ok(()),
-        Request::ReadRules | Request::RemoveRules => Ok(()),
+        Request::ReadRules | Request::RemoveRules | Request::Listen => Ok(()),
         Request::Firewalls { pods } if !is_valid_ifname(&pods.device) => {
             Err("the name is no device name".to_owned())
         }
@@ -186,6 +186,7 @@ mod tests {
             Request::ReplaceRules { body: "chain a { }".to_owned() },
             Request::ReadRules,
             Request::RemoveRules,
+            Request::Listen,
             firewalls("tapestry0"),
             Request::Tune { ifindex: 7 },
             Request::Routes { routes: vec![way("10.42.1.0/24"); ROUTES_MAX] },

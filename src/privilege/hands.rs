@@ -7,7 +7,7 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::client::{Client, Unanswered};
-use super::rules::{self, RulesError};
+use super::rules::{self, RulesError, TABLE};
 use super::wire::{PATHS_MAX, Reply, Request};
 use crate::device::adopt::{self, Expectation};
 use crate::device::error::{Cause, DeviceError, Told};
@@ -20,6 +20,7 @@ use crate::device::spec::{Facts, NetnsRef, Standing, TapSpec};
 use crate::gateway::firewall::{self, PodNetwork};
 use crate::gateway::port::tune;
 use crate::gateway::preflight::Finding;
+use crate::gateway::stir::Stirs;
 use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
 /// Who does what needs CAP_NET_ADMIN or CAP_SYS_ADMIN.
@@ -157,6 +158,24 @@ impl Hands {
         }
         match self.hand().ask(&Request::Routes { routes: routes.to_owned() }, &[]) {
             Ok((Reply::Routes(done), _)) => Ok(done),
+            Ok((reply, _)) => Err(VerbError(unexpected(reply))),
+            Err(error) => Err(VerbError(self.named(&error))),
+        }
+    }
+
+    /// The kernel's word about changes of the table, in the own network namespace.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Stirs::open`], and that the helper cannot be asked.
+    pub fn listen(&self) -> Result<Stirs, VerbError> {
+        if matches!(self.0, Whose::Own) {
+            return Stirs::open(TABLE).map_err(|error| VerbError(error.to_string()));
+        }
+        match self.hand().ask(&Request::Listen, &[]) {
+            Ok((Reply::Listening, mut sockets)) if sockets.len() == 1 => {
+                Ok(Stirs::adopt(sockets.remove(0), TABLE))
+            }
             Ok((reply, _)) => Err(VerbError(unexpected(reply))),
             Err(error) => Err(VerbError(self.named(&error))),
         }

@@ -18,6 +18,7 @@ use crate::device::netlink::Netlink;
 use crate::device::netns::{self, Netns, NetnsIdentity};
 use crate::gateway::firewall;
 use crate::gateway::port::tune;
+use crate::gateway::stir::Stirs;
 use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
 /// How long the rest of a message may stay out, and an answer be left unread.
@@ -173,6 +174,13 @@ impl Connection {
             Request::ReplaceRules { body } => Ok(told(rules::replace(&body).map(Some))),
             Request::ReadRules => Ok(told(rules::read())),
             Request::RemoveRules => Ok(told(rules::remove().map(|()| None))),
+            Request::Listen => Ok(match Stirs::open(rules::TABLE) {
+                Ok(stirs) => {
+                    queues = vec![stirs.into_fd()];
+                    Reply::Listening
+                }
+                Err(error) => Reply::Refused(error.to_string()),
+            }),
             Request::Firewalls { pods } => {
                 Ok(firewall::look(&pods).map_or_else(Reply::Refused, Reply::Found))
             }
@@ -265,6 +273,7 @@ fn place(request: &Request) -> Option<PathBuf> {
         | Request::ReplaceRules { .. }
         | Request::ReadRules
         | Request::RemoveRules
+        | Request::Listen
         | Request::Firewalls { .. } => None,
     }
     .map(crate::device::spec::NetnsRef::path)

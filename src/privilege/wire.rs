@@ -105,6 +105,9 @@ pub(super) enum Request {
     ReadRules,
     /// Removes the table.
     RemoveRules,
+    /// A socket that tells of changes of the table, in the helper's own namespace; it comes with the
+    /// answer. Whoever holds it can listen, and without a capability of its own do nothing else.
+    Listen,
     /// [`firewall::look`](crate::gateway::firewall::look), in the helper's own namespace.
     Firewalls {
         /// What is to pass.
@@ -132,6 +135,8 @@ pub(super) enum Reply {
     Routes(Reconciled),
     /// To those about rules: the table that now stands, if it does.
     Rules(Option<String>),
+    /// To [`Request::Listen`].
+    Listening,
     /// To [`Request::Firewalls`].
     Found(Vec<Finding>),
     /// The device's verb failed.

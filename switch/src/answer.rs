@@ -20,8 +20,6 @@ use std::net::IpAddr;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const ICMP_HEADER: usize = 8;
-/// IP protocol number of ICMP over IPv4.
-const ICMP: u8 = 1;
 /// ICMPv6 type of a redirect (RFC 4861 section 4.5), about which nobody is told either.
 const REDIRECT: u8 = 137;
 /// Bytes of the offending datagram that are quoted: what a head always holds, within 576 bytes.
@@ -72,7 +70,7 @@ pub(crate) fn may_be_told(frame: &Frame<'_>, ethernet: &Ethernet, answer: Answer
     let (permitted, error) = match inet.version {
         IpVersion::V4 => {
             let error = matches!(kind, None | Some(3 | 4 | 5 | 11 | 12));
-            (!later, inet.proto == ICMP && error)
+            (!later, inet.proto == proto::ICMP && error)
         }
         IpVersion::V6 => {
             let error = kind.is_none_or(|kind| *kind < 128 || *kind == REDIRECT);

@@ -1,8 +1,8 @@
 //! What of a specification cannot be, all of it at once.
 
 use crate::spec::{
-    ClusterSpec, GATEWAY_MAC, GATEWAY_V4, PortModeSpec, PortRole, PortSpec, SegmentSpec,
-    TopologyError, TopologySpec,
+    ClusterSpec, GATEWAY_MAC, GATEWAY_V4, PortModeSpec, PortRole, PortSpec, TopologyError,
+    TopologySpec,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,21 +90,20 @@ struct Seen<'s> {
 }
 
 fn check_roles(spec: &TopologySpec, errors: &mut Vec<TopologyError>) {
-    let segments: BTreeMap<&str, &SegmentSpec> =
-        spec.segments.iter().map(|one| (one.name.as_str(), one)).collect();
-    let is_cluster = |name: &str| segments.get(name).is_some_and(|one| one.cluster.is_some());
+    let clusters = spec.segments.iter().filter_map(|one| Some((&*one.name, one.cluster.as_ref()?)));
+    let clusters: BTreeMap<&str, &ClusterSpec> = clusters.collect();
     let mut seen = Seen::default();
     for port in &spec.ports {
-        match (&port.role, &port.mode) {
-            (PortRole::Station, mode) => {
-                let inside = mode.segments().into_iter().find(|(name, _)| is_cluster(name));
-                errors.extend(inside.map(|(segment, _)| TopologyError::StationInCluster {
-                    port: port.name.clone(),
-                    segment: segment.to_owned(),
-                }));
+        let mut names = port.mode.segments().into_iter().map(|(name, _)| name);
+        let inside = names.find_map(|name| Some((name, *clusters.get(name)?)));
+        match (&port.role, &port.mode, inside) {
+            (PortRole::Station, _, Some((segment, _))) => {
+                let (port, segment) = (port.name.clone(), segment.to_owned());
+                errors.push(TopologyError::StationInCluster { port, segment });
             }
-            (_, PortModeSpec::Access(segment)) if is_cluster(segment) => {
-                check_routed(port, segment, &mut seen, errors);
+            (PortRole::Station, _, None) => {}
+            (_, PortModeSpec::Access(_), Some(cluster)) => {
+                check_routed(port, cluster, &mut seen, errors);
             }
             _ => errors.push(TopologyError::NotInCluster { port: port.name.clone() }),
         }
@@ -114,7 +113,7 @@ fn check_roles(spec: &TopologySpec, errors: &mut Vec<TopologyError>) {
 /// A pod's port or the gateway in the cluster segment of this name.
 fn check_routed<'s>(
     port: &'s PortSpec,
-    segment: &'s str,
+    (segment, cluster): (&'s str, &ClusterSpec),
     seen: &mut Seen<'s>,
     errors: &mut Vec<TopologyError>,
 ) {
@@ -127,7 +126,9 @@ fn check_routed<'s>(
         errors.push(TopologyError::SecondGateway { port: name(), segment: segment.to_owned() });
     }
     for &address in port.role.addresses() {
-        if !is_routable(address) {
+        // What is the node's own is behind the gateway port alone.
+        let taken = !gateway && cluster.own_addresses.contains(&address);
+        if taken || !is_routable(address) {
             errors.push(TopologyError::BadAddress { port: name(), address });
         }
         let owner = *seen.owners.entry((segment, address)).or_insert(&port.name);

@@ -19,6 +19,7 @@ use encap::inet::proto;
 use encap::{EtherType, Fragment, Frame, Inet, IpVersion, StationMac, checksum, hop};
 use fdb::{PortId, VtepId};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub(crate) struct Cluster {
     voices: [IpAddr; 2],
     networks: Vec<IpNet>,
     vtep_port: u16,
+    /// All UDP ports on which a VTEP may listen.
+    vxlan_ports: BTreeSet<u16>,
     flood_multicast: bool,
 }
 
@@ -48,12 +51,15 @@ enum Local {
 }
 
 impl Cluster {
-    /// What the cluster segment `spec` routes by, its `routes` aside, with these of its ports.
+    /// What the cluster segment `spec` routes by, its `routes` aside, with these of its ports, and
+    /// the VTEPs of all segments.
     pub(crate) fn new<'p>(
         spec: &ClusterSpec,
         routes: Arc<Routes>,
         ports: impl Iterator<Item = &'p Port>,
+        vteps: impl Iterator<Item = &'p Vtep>,
     ) -> Self {
+        let known = VXLAN_PORTS.into_iter().chain([spec.vtep_port]);
         let mut cluster = Self {
             routes,
             locals: Index::default(),
@@ -62,6 +68,7 @@ impl Cluster {
             voices: [GATEWAY_V4.into(), GATEWAY_V6.into()],
             networks: spec.networks.clone(),
             vtep_port: spec.vtep_port,
+            vxlan_ports: vteps.map(|vtep| vtep.address.port()).chain(known).collect(),
             flood_multicast: spec.flood_multicast,
         };
         spec.own_addresses.iter().for_each(|own| cluster.locals.insert(Address(*own), Local::Node));
@@ -236,7 +243,7 @@ impl<'t> Routing<'t, '_> {
             return Err(DropReason::LinkControl);
         }
         let theirs = self.cluster.routes.owner(packet.source) == Some(Owner::Vtep(vtep.id));
-        let of_link = group && is_link_local(packet.source);
+        let of_link = group && is_of_link(packet.source);
         if !theirs && !of_link {
             return Err(DropReason::SpoofedAddress);
         }
@@ -321,7 +328,7 @@ impl<'t> Routing<'t, '_> {
         let PortRole::Pod { addresses, spoof } = &port.spec.role else {
             return Err(DropReason::LinkControl.into());
         };
-        if !spoof && !addresses.contains(&packet.source) && !is_link_local(packet.source) {
+        if !spoof && !addresses.contains(&packet.source) && !is_of_link(packet.source) {
             return Err(DropReason::SpoofedAddress.into());
         }
         let flood = self.cluster.flood_multicast && !self.segment.flood.is_empty();
@@ -356,24 +363,39 @@ impl<'t> Routing<'t, '_> {
             return false;
         }
         let ports = self.frame.head.get(inet.l4..).and_then(|udp| udp.first_chunk::<4>());
-        let tunnel = ports.is_none_or(|&[_, _, hi, lo]| {
+        match ports.filter(|_| inet.l4_len() >= 4) {
+            Some(&[_, _, hi, lo]) => {
+                let port = u16::from_be_bytes([hi, lo]);
+                self.cluster.vxlan_ports.contains(&port)
+                    && self.node_port(*destination).is_some_and(|its| {
+                        port == its || port == self.cluster.vtep_port || VXLAN_PORTS.contains(&port)
+                    })
+            }
             // A first fragment that ends before the port leaves it to the next one.
-            let port = u16::from_be_bytes([hi, lo]);
-            inet.l4_len() < 4 || port == self.cluster.vtep_port || VXLAN_PORTS.contains(&port)
-        });
-        tunnel && self.is_node(*destination)
+            None => self.node_port(*destination).is_some(),
+        }
     }
 
-    /// Whether an address is a node's: this one's, a VTEP's, or that of a host route which leads out
-    /// of the pods' networks.
+    /// The UDP port of the VTEP of the node which has this address: this one, a VTEP's own, or that of
+    /// a host route which leads out of the pods' networks. `None` for what is no node's.
     #[cold]
-    fn is_node(&self, address: IpAddr) -> bool {
-        let cluster = self.cluster;
-        address == self.topology.local()
-            || self.topology.vtep_at(address).is_some()
-            || cluster.locals.get(&Address(address)) == Some(Local::Node)
-            || (cluster.routes.is_host(address)
-                && !cluster.networks.iter().any(|network| network.contains(&address)))
+    fn node_port(&self, address: IpAddr) -> Option<u16> {
+        let Self { cluster, topology, .. } = *self;
+        let local = cluster.locals.get(&Address(address)) == Some(Local::Node);
+        if local || address == topology.local() {
+            return Some(cluster.vtep_port);
+        }
+        if let Some(vtep) = topology.vtep_at(address) {
+            return Some(vtep.address.port());
+        }
+        let inside = cluster.networks.iter().any(|network| network.contains(&address));
+        if inside || !cluster.routes.is_host(address) {
+            return None;
+        }
+        match cluster.routes.owner(address) {
+            Some(Owner::Vtep(id)) => topology.vtep(id).map(|vtep| vtep.address.port()),
+            _ => Some(cluster.vtep_port),
+        }
     }
 
     /// The answer, if its sender may have one. A packet whose header does not sum up may be from
@@ -393,6 +415,7 @@ impl<'t> Routing<'t, '_> {
     }
 }
 
-const fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+/// Whether a station on the link may have the address there: link-local, and not the gateway's.
+fn is_of_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local() && address != GATEWAY_V6)
 }

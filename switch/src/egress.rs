@@ -11,9 +11,6 @@ use core::convert::Infallible;
 use encap::{FlowHash, Frame, Head, Inet, Offload, Tag, VlanId};
 use fdb::{PortId, VtepId};
 
-/// Bytes of an 802.1Q tag.
-const TAG: i16 = 4;
-
 /// How a decision names its VTEPs.
 pub(crate) trait Remotes {
     fn vteps(&self) -> &[VtepId];
@@ -162,14 +159,13 @@ impl<'f> Retagged<'f> {
 }
 
 fn edit(frame: &Frame<'_>, pop: bool, push: Option<Tag>) -> (Head, Offload) {
-    let mut head = Head::copy_of(frame.head);
-    let mut shift = 0;
-    if pop && head.pop_tag().is_some() {
-        shift -= TAG;
+    let (mut head, mut offload) = (Head::copy_of(frame.head), frame.offload);
+    if pop {
+        offload = head.untag(offload);
     }
-    // A head that was copied has room for a tag, and what was admitted has two MAC addresses.
-    if push.is_some_and(|tag| head.push_tag(tag).is_ok()) {
-        shift += TAG;
+    if let Some(tag) = push {
+        // A head that was copied has room for a tag, and what was admitted has two MAC addresses.
+        offload = head.tag(tag, offload).unwrap_or(offload);
     }
-    (head, frame.offload.shifted(shift))
+    (head, offload)
 }

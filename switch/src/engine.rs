@@ -3,6 +3,7 @@
 
 use crate::answer;
 use crate::classify::{self, Admitted, Cast};
+use crate::cluster::Cluster;
 use crate::counters::{Counters, Ingress, Weight};
 use crate::egress::{Egress, Remotes, Retagged};
 use crate::forward::{self, Answer, Decision};
@@ -10,7 +11,7 @@ use crate::pace::Pace;
 use crate::reason::DropReason;
 use crate::router::Router;
 use crate::sink::Sink;
-use crate::topology::{Port, Segment, Topology, Vtep};
+use crate::topology::{Segment, Topology, Vtep};
 use encap::ecn::{self, Ecn};
 use encap::{Frame, Head, Inet, Offload, StationMac, Tag, vxlan};
 use fdb::{Dest, Learn, Lookup, PortId, Reader, Refusal, SegmentId, Tick};
@@ -202,9 +203,11 @@ impl<'e> Walk<'e> {
         let port = topology.port(port).filter(|port| port.spec.up).ok_or(DropReason::PortDown)?;
         let admitted = classify::admit(frame.head)?;
         let segment = classify::from_port(topology, port, &admitted.ethernet)?;
-        if segment.cluster.is_some() {
+        if let Some(cluster) = segment.cluster.as_deref() {
             // A copy, as below.
-            return self.route_from_port(segment, port, &admitted.clone(), frame, sink);
+            let (router, admitted) = (self.router(segment, cluster), admitted);
+            let pace = (&mut *self.pace, self.now);
+            return router.forward_from_port(port, &admitted, frame, pace, sink);
         }
         let lookup = self.look_up(segment, &admitted);
         self.learn(segment, admitted.source, Dest::Port(port.id))?;
@@ -237,10 +240,13 @@ impl<'e> Walk<'e> {
         classify::untagged(&admitted.ethernet)?;
         let mut head = None;
         let frame = &ecn_applied(frame, &admitted, outer.tos, &mut head)?;
-        if segment.cluster.is_some() {
+        if let Some(cluster) = segment.cluster.as_deref() {
+            let vtep = member.ok_or(DropReason::PeerUnknown)?;
+            self.note_reserved_bits(outer, frame);
             // Copies, as above.
             let (admitted, frame) = (admitted, *frame);
-            return self.route_from_vtep(segment, member, outer, &admitted, &frame, sink);
+            let router = self.router(segment, cluster);
+            return router.forward_from_vtep(vtep, &admitted, &frame, sink);
         }
         let lookup = self.look_up(segment, &admitted);
         match member {
@@ -257,41 +263,11 @@ impl<'e> Walk<'e> {
         }
     }
 
-    /// Apart, so that the way of a bridged frame stays as it is.
-    #[inline(never)]
-    fn route_from_port(
-        &mut self,
-        segment: &'e Segment,
-        port: &'e Port,
-        admitted: &Admitted,
-        frame: &Frame<'_>,
-        sink: &mut impl Sink,
-    ) -> Result<Done, DropReason> {
-        let router = self.router(segment)?;
-        router.forward_from_port(port, admitted, frame, (self.pace, self.now), sink)
-    }
-
-    #[inline(never)]
-    fn route_from_vtep(
-        &self,
-        segment: &'e Segment,
-        vtep: Option<&Vtep>,
-        outer: Outer,
-        admitted: &Admitted,
-        frame: &Frame<'_>,
-        sink: &mut impl Sink,
-    ) -> Result<Done, DropReason> {
-        let (router, vtep) = (self.router(segment)?, vtep.ok_or(DropReason::PeerUnknown)?);
-        self.note_reserved_bits(outer, frame);
-        router.forward_from_vtep(vtep, admitted, frame, sink)
-    }
-
     /// The router of a cluster segment.
-    #[inline]
-    fn router(&self, segment: &'e Segment) -> Result<Router<'e>, DropReason> {
+    #[inline(always)]
+    fn router(&self, segment: &'e Segment, cluster: &'e Cluster) -> Router<'e> {
         let Self { topology, counters, seed, .. } = *self;
-        let cluster = segment.cluster.as_deref().ok_or(DropReason::NoRoute)?;
-        Ok(Router { topology, segment, cluster, counters, seed })
+        Router { topology, segment, cluster, counters, seed }
     }
 
     #[inline]
@@ -313,7 +289,7 @@ impl<'e> Walk<'e> {
     ///
     /// # Errors
     /// When a static entry says that it is elsewhere: the frame is a forgery, or the entry is wrong.
-    #[inline]
+    #[inline(always)]
     fn learn(&mut self, segment: &Segment, mac: StationMac, dest: Dest) -> Result<(), DropReason> {
         if !segment.spec.learning {
             return Ok(());

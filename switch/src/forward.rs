@@ -75,8 +75,10 @@ pub enum Unreachable {
 }
 
 impl Answer {
-    /// Whether it is an error about a route, of which RFC 4443 section 2.4 wants no more than so many.
-    pub(crate) const fn is_error(self) -> bool {
+    /// Whether no more than so many of them are sent: errors about a route. RFC 4443 section 2.4 (f)
+    /// has "too big" limited as well, but its sender would go on losing frames without a word; an
+    /// answer goes back to the port that asked and takes no more than its question did.
+    pub(crate) const fn is_paced(self) -> bool {
         matches!(self, Self::TimeExceeded | Self::Unreachable(_))
     }
 
@@ -175,7 +177,8 @@ impl<'t> Place<'t> {
     }
 }
 
-#[inline]
+// Always, as who calls it: lent to a call, the header would lie in memory on every path.
+#[inline(always)]
 fn to_port<'t, R>(
     port: &Port,
     vlan: Option<VlanId>,

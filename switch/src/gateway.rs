@@ -19,19 +19,19 @@ use smoltcp::wire::{
 };
 use std::net::IpAddr;
 
-/// IP protocol numbers of ICMP and IGMP over IPv4.
-const ICMP: u8 = 1;
-const IGMP: u8 = 2;
-
 /// Whether the packet is about the link alone: neighbour and router discovery, redirects (RFC 4861),
 /// and who listens to which multicast group (RFC 2710, RFC 3810, RFC 3376).
+///
+/// So is an ICMPv6 message whose first piece ends before its type: the next one would bring it past
+/// here (RFC 7113 section 2.2). Nobody in good faith sends discovery in pieces (RFC 6980).
 #[inline]
 pub(crate) fn is_link_control(head: &[u8], inet: &Inet) -> bool {
     match (inet.version, inet.proto) {
-        (IpVersion::V4, IGMP) => true,
-        (IpVersion::V6, proto::ICMP6) => {
-            let kind = head.get(inet.l4).filter(|_| inet.fragment != Fragment::Later);
-            matches!(kind, Some(130..=137 | 143))
+        (IpVersion::V4, proto::IGMP) => true,
+        (IpVersion::V6, proto::ICMP6) if inet.fragment != Fragment::Later => {
+            // What stands behind the packet is padding.
+            let kind = head.get(inet.l4).filter(|_| inet.l4_len() > 0);
+            matches!(kind, None | Some(130..=137 | 143))
         }
         _ => false,
     }
@@ -79,7 +79,7 @@ pub(crate) fn called(head: &[u8], inet: &Inet) -> Stop {
 fn echo_reply(head: &[u8], inet: &Inet) -> Option<u8> {
     let &[kind, 0, ..] = head.get(inet.l4..)?.first_chunk::<8>()? else { return None };
     match (inet.version, inet.proto, kind, inet.fragment) {
-        (IpVersion::V4, ICMP, 8, Fragment::None) => Some(0),
+        (IpVersion::V4, proto::ICMP, 8, Fragment::None) => Some(0),
         (IpVersion::V6, proto::ICMP6, 128, Fragment::None | Fragment::Atomic) => Some(129),
         _ => None,
     }

@@ -1,4 +1,6 @@
-//! How often the gateway tells senders of errors (RFC 4443 section 2.4, RFC 1812 section 4.3.2.8).
+//! How often the gateway tells senders of errors (RFC 4443 section 2.4, RFC 1812 section 4.3.2.8):
+//! those for which [`crate::forward::Answer::is_paced`]. Each worker has a pace of its own, for all of
+//! its ports together.
 
 use fdb::Tick;
 

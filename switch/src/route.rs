@@ -182,6 +182,7 @@ mod tests {
         assert_eq!(owner("10.3.0.0"), Some(Owner::Nobody));
         assert_eq!(owner("8.8.8.8"), Some(Owner::Vtep(id(9))));
         assert_eq!(owner("2001:db8::1"), Some(Owner::Vtep(id(9))));
+        assert!(!table.is_host("10.1.0.0".parse().unwrap()), "a network is no host");
         assert_eq!(Routes::default().owner("10.1.2.3".parse().unwrap()), None);
     }
 

@@ -17,9 +17,6 @@ use crate::topology::{Port, Segment, Topology, Vtep};
 use encap::{EtherType, FlowHash, Frame, Head, Inet, IpVersion, Offload, hop};
 use fdb::Tick;
 
-/// Bytes of an 802.1Q tag.
-const TAG: i16 = 4;
-
 /// What every frame of a cluster segment needs.
 pub(crate) struct Router<'e> {
     pub(crate) topology: &'e Topology,
@@ -35,8 +32,9 @@ impl<'e> Router<'e> {
         Routing { topology, segment, cluster, admitted, frame }
     }
 
-    /// Forwards a frame that was read from `port`.
-    #[inline]
+    /// Forwards a frame that was read from `port`. Apart, so that the way of a bridged frame has
+    /// nothing of it.
+    #[inline(never)]
     pub(crate) fn forward_from_port(
         &self,
         port: &'e Port,
@@ -58,7 +56,7 @@ impl<'e> Router<'e> {
         let packet = routing.packet()?;
         match routing.of_port(port, &packet) {
             Ok(passage) => Ok(self.pass(passage, admitted, &packet, frame, sink)),
-            Err(Stop::Answer(answer)) if answer.is_error() && !pace.take(now) => {
+            Err(Stop::Answer(answer)) if answer.is_paced() && !pace.take(now) => {
                 Err(answer.untold())
             }
             Err(stop) => self.stop(stop, port, admitted, frame, Some(&packet.inet), sink),
@@ -66,7 +64,7 @@ impl<'e> Router<'e> {
     }
 
     /// Forwards a frame that came from `vtep`, one of the segment's.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn forward_from_vtep(
         &self,
         vtep: &Vtep,
@@ -119,9 +117,9 @@ impl<'e> Router<'e> {
             hop::take(head.as_mut_slice(), inet);
         }
         let mut offload = frame.offload;
-        if admitted.ethernet.tag.is_some() && head.pop_tag().is_some() {
+        if admitted.ethernet.tag.is_some() {
             // A tag of no VLAN: its priority ends with the link.
-            offload = offload.shifted(-TAG);
+            offload = head.untag(offload);
         }
         let routed = head.frame(frame, offload);
         match &hop.to {
@@ -154,9 +152,8 @@ impl<'e> Router<'e> {
             (Answer::Echo, Some(inet)) => {
                 let mut head =
                     gateway::echo(frame, admitted.source, inet).ok_or(answer.untold())?;
-                let tagged = head.pop_tag().is_some();
-                let by = if tagged { -TAG } else { 0 };
-                send(&head.frame(frame, frame.offload.shifted(by)));
+                let offload = head.untag(frame.offload);
+                send(&head.frame(frame, offload));
                 return Ok(Done::Answered);
             }
             (Answer::Echo | Answer::Neighbour, _) => gateway::neighbour(frame, admitted),

@@ -63,14 +63,15 @@ pub struct ClusterSpec {
     pub networks: Vec<IpNet>,
     /// This node's podCIDRs.
     pub own: Vec<IpNet>,
-    /// The addresses that other nodes know this node by. What they send there goes to the gateway
-    /// port, whose own addresses need not be named.
+    /// The addresses that other nodes know this node by, which no pod has. What they send there goes
+    /// to the gateway port, whose own addresses need not be named.
     pub own_addresses: Vec<IpAddr>,
     /// What other nodes have, and their VTEPs: podCIDRs, exceptions, and the nodes' own addresses as
     /// host routes. The longest prefix counts, also against `own`. Every VTEP named here may send
     /// into the segment, with sources within its own prefixes.
     pub routes: Vec<(IpNet, SocketAddr)>,
-    /// The UDP port of the VTEPs, to which pods may not send.
+    /// The UDP port of this node's VTEP. Pods may send to it at no node, nor to that of another VTEP
+    /// at the node which has it.
     pub vtep_port: u16,
     /// Whether multicast and broadcast go to the pods of other nodes as well.
     pub flood_multicast: bool,
@@ -220,8 +221,8 @@ pub enum TopologyError {
         /// The first one.
         owner: String,
     },
-    /// No station can have this address, or it is not routed.
-    #[error("port \"{port}\": {address} cannot be routed to")]
+    /// No station can have this address, or it is not routed, or a pod has one of its node's.
+    #[error("port \"{port}\" cannot have the address {address}")]
     BadAddress {
         /// The port.
         port: String,

@@ -278,7 +278,8 @@ impl Topology {
                 None => peers.clone(),
             };
             let heard = spec.heard.iter().filter(|(_, name)| *name == segment.spec.name);
-            let heard = heard.filter(|_| !segment.spec.strict_peers);
+            let strict = segment.spec.strict_peers || segment.spec.cluster.is_some();
+            let heard = heard.filter(|_| !strict);
             let mut sources = peers;
             sources.extend(heard.filter_map(|(address, _)| vtep(*address)));
             sources.sort_unstable();
@@ -310,7 +311,8 @@ impl Topology {
                 let routes = held.unwrap_or_else(|| Arc::new(Routes::new(spec, vtep)));
                 let inside = PortMode::Access(segment.id);
                 let ports = self.ports().filter(|port| port.mode == inside);
-                Some((usize::from(segment.id.0), Cluster::new(spec, routes, ports)))
+                let cluster = Cluster::new(spec, routes, ports, self.vteps());
+                Some((usize::from(segment.id.0), cluster))
             })
             .collect();
         for (slot, cluster) in clusters {

@@ -2,6 +2,8 @@
 //! row the counters obey the law, exactly one ingress has counted, and nothing was learned.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "cluster/fragments.rs"]
+mod fragments;
 mod kit;
 #[path = "cluster/model.rs"]
 mod model;
@@ -15,11 +17,12 @@ mod superframes;
 mod told;
 #[path = "cluster/topology.rs"]
 mod topology;
+#[path = "cluster/underlay.rs"]
+mod underlay;
 #[path = "cluster/world.rs"]
 mod world;
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::{Row, Want};
 
 fn all() -> Vec<Row> {
@@ -31,6 +34,10 @@ fn all() -> Vec<Row> {
         rows::from_gateway(),
         rows::from_underlay(),
         rows::link(),
+        underlay::marked(),
+        underlay::reserved(),
+        underlay::over_ipv6(),
+        fragments::rows(),
         neighbours::unanswered(),
         neighbours::pings(),
     ];
@@ -39,29 +46,17 @@ fn all() -> Vec<Row> {
 
 #[test]
 fn every_row() {
-    let failed: Vec<&str> = all()
-        .iter()
-        .filter(|row| {
-            let outcome = catch_unwind(AssertUnwindSafe(|| row.run()));
-            if outcome.is_err() {
-                eprintln!("^ row: {}\n", row.name);
-            }
-            outcome.is_err()
-        })
-        .map(|row| row.name)
-        .collect();
-    assert!(failed.is_empty(), "{failed:#?}");
+    kit::check_rows(&all(), |row| row.name, Row::run);
 }
 
 #[test]
-fn every_reason_of_a_cluster_segment_has_a_named_row() {
-    let (mut names, mut dropped) = (BTreeSet::new(), BTreeSet::new());
-    for row in all() {
-        assert!(names.insert(row.name), "two rows are called \"{}\"", row.name);
-        if let Want::Drop(reason) = row.want {
-            dropped.insert(reason);
-        }
-    }
+fn every_reason_of_a_cluster_segment_has_a_row() {
+    let rows = all();
+    let reasons = rows.iter().filter_map(|row| match row.want {
+        Want::Drop(reason) => Some(reason),
+        _ => None,
+    });
+    let dropped: BTreeSet<_> = reasons.collect();
     for reason in kit::ROUTED {
         assert!(dropped.contains(&reason), "{}", reason.label());
     }

@@ -15,7 +15,6 @@ mod told;
 mod world;
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use switch::DropReason;
 use world::{Row, Want};
 
@@ -47,26 +46,7 @@ fn all() -> Vec<Row> {
 
 #[test]
 fn every_row() {
-    let failed: Vec<&str> = all()
-        .iter()
-        .filter(|row| {
-            let outcome = catch_unwind(AssertUnwindSafe(|| row.run()));
-            if outcome.is_err() {
-                eprintln!("^ row: {}\n", row.name);
-            }
-            outcome.is_err()
-        })
-        .map(|row| row.name)
-        .collect();
-    assert!(failed.is_empty(), "{failed:#?}");
-}
-
-#[test]
-fn rows_have_names_of_their_own() {
-    let mut seen = BTreeSet::new();
-    for row in all() {
-        assert!(seen.insert(row.name), "two rows are called \"{}\"", row.name);
-    }
+    kit::check_rows(&all(), |row| row.name, Row::run);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use tapestry::config::{PortSpec, UnknownUnicast};
 use tapestry::control::cluster::{
     ClusterStatus, ExceptionRow, GcReport, GcScope, IpRow, IpState, NodeRow, PodRow, Reached,
 };
+use tapestry::control::metrics::Attachments;
 use tapestry::control::model::{
     BufferStatus, Done, DropRow, FdbCounts, FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed,
     ObjectOrigin, OffloadRow, OffloadState, PeerRow, PortRow, PortState, Readiness, ReloadReport,
@@ -483,6 +484,11 @@ pub(crate) fn snapshot() -> Snapshot {
         peers: peers(),
         drops: drops(),
         errors: BTreeMap::from([("underlay_send".to_owned(), 9)]),
+        attachments: Attachments {
+            verbs: vec![("ADD", 40, 2), ("DEL", 30, 0)],
+            add_ms: 2500,
+            orphans: 3,
+        },
     }
 }
 

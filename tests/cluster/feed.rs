@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tapestry::cluster::StartError;
+use tapestry::cluster::model::View;
 use tapestry::config::{Name, StaticNode, Store};
 
 use crate::{config, is_alarmed, names, net, node, start, view, vtep};
@@ -53,6 +54,25 @@ async fn a_static_cluster_follows_its_configuration() {
 }
 
 #[tokio::test]
+async fn what_was_published_stands_over_a_restart_until_it_is_known_what_is_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let published = |view: &View| {
+        let own = view.own.as_ref();
+        own.is_some_and(|own| own.exceptions.iter().any(|one| one.net == net("10.77.0.7/32")))
+    };
+    let feed = start(&config(listed(&[1, 2])), 1, dir.path());
+    feed.requests().set_exceptions(vec![net("10.77.0.7/32")]);
+    view(&feed, "it is published", published).await;
+    feed.stop().await;
+    let feed = start(&config(listed(&[1, 2])), 1, dir.path());
+    let spoken = view(&feed, "the store has spoken", |view| view.store.connected).await;
+    assert!(published(&spoken), "{:?}", spoken.own);
+    feed.requests().set_exceptions(Vec::new());
+    view(&feed, "there is none any more", |view| !published(view)).await;
+    feed.stop().await;
+}
+
+#[tokio::test]
 async fn many_changes_are_few_views() {
     let dir = tempfile::tempdir().unwrap();
     let feed = start(&config(listed(&[1])), 1, dir.path());
@@ -86,6 +106,11 @@ async fn an_unusable_state_directory_is_told() {
     let error = tapestry::cluster::start(&config(listed(&[1])), who(), dir.path()).unwrap_err();
     assert!(matches!(error, StartError::Identity { .. }) && error.to_string().contains("node-id"));
     fs::remove_file(dir.path().join("node-id")).unwrap();
+    // What cannot be read, as on a disk that fails, may be worth everything.
+    fs::create_dir(dir.path().join("cluster.json")).unwrap();
+    let error = tapestry::cluster::start(&config(listed(&[1])), who(), dir.path()).unwrap_err();
+    assert!(matches!(&error, StartError::LastGood(file) if file.step == "read"), "{error}");
+    fs::remove_dir(dir.path().join("cluster.json")).unwrap();
     fs::write(dir.path().join("cluster.json"), "{").unwrap();
     let feed = tapestry::cluster::start(&config(listed(&[1, 2])), who(), dir.path()).unwrap();
     assert!(is_alarmed(&feed.view.borrow(), "last good state", "cluster.json.bad"));

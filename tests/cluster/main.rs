@@ -6,6 +6,7 @@ mod feed;
 mod last_good;
 mod members;
 mod model;
+mod outages;
 mod scale;
 mod server;
 

@@ -319,6 +319,51 @@ fn a_list_that_deletes_too_many_is_held_back_until_confirmed() {
 }
 
 #[test]
+fn what_is_held_back_gives_way_to_whom_the_store_has_in_its_place() {
+    let all: Vec<Node> = (0..=10).map(node).collect();
+    let with_share_of =
+        |number: u32, old: u32| Node { pod_cidrs: node(old).pod_cidrs, ..node(number) };
+    let mut membership = membership();
+    membership.apply(listed(&all), at(0));
+    membership.apply(listed(&[node(0), with_share_of(20, 3)]), at(10));
+    let view = membership.view();
+    assert_eq!(route_of(&view, "10.244.3.0/24"), Some(vtep(20)));
+    assert!(!view.others.contains_key("node-3") && view.others.len() == 10);
+    assert!(is_alarmed(&view, "deletions", "9 nodes"), "{:?}", view.alarms);
+    // One that has the places of two.
+    put(&mut membership, Node { vtep: vtep(4), ..with_share_of(21, 5) });
+    let view = membership.view();
+    assert_eq!(route_of(&view, "10.244.5.0/24"), Some(vtep(4)));
+    assert!(is_alarmed(&view, "deletions", "7 nodes"), "{:?}", view.alarms);
+    // Who is still there, or is this node, gives way to nobody.
+    put(&mut membership, with_share_of(22, 0));
+    put(&mut membership, with_share_of(23, 3));
+    let view = membership.view();
+    assert_eq!(route_of(&view, "10.244.3.0/24"), Some(vtep(20)));
+    assert!(view.own.is_some() && view.others.len() == 9);
+    // One that came, and was refused, before the deletion was heard of.
+    let mut membership = crate::membership();
+    membership.apply(listed(&all), at(0));
+    put(&mut membership, with_share_of(20, 10));
+    assert!(!membership.view().others.contains_key("node-20"));
+    (1..=10).for_each(|number| delete(&mut membership, number, 1));
+    let view = membership.view();
+    assert_eq!(route_of(&view, "10.244.10.0/24"), Some(vtep(20)));
+    assert!(!view.others.contains_key("node-10"));
+}
+
+#[test]
+fn a_node_that_gave_back_what_it_held_has_nothing() {
+    let mut membership = membership();
+    membership.apply(listed(&[node(0), node(1)]), at(0));
+    delete(&mut membership, 0, 1);
+    membership.apply(Update::GivenBack, at(1));
+    let view = membership.view();
+    assert_eq!((&view.own, names(&view).len(), view.alarms.len()), (&None, 1, 0));
+    assert_eq!(membership.memory().unwrap().nodes, [(key(1), node(1))]);
+}
+
+#[test]
 fn single_deletions_that_come_too_fast_are_held_back_too() {
     let mut membership = membership();
     membership.apply(listed(&(0..=10).map(node).collect::<Vec<_>>()), at(0));

@@ -8,7 +8,7 @@ use tapestry::cluster::membership::Membership;
 use tapestry::cluster::model::{Exception, Node, View};
 use tapestry::cluster::rules;
 use tapestry::cluster::store::{Object, Update};
-use tapestry::config::Store;
+use tapestry::config::{Store, overlap};
 
 use crate::{at, config, key, node, own};
 
@@ -94,7 +94,7 @@ impl Said {
 }
 
 fn collide(one: &Node, other: &Node) -> bool {
-    let overlap = |a: &IpNet| other.pod_cidrs.iter().any(|b| rules::overlap(a, b));
+    let overlap = |a: &IpNet| other.pod_cidrs.iter().any(|b| overlap(a, b));
     one.name == other.name
         || one.identity == other.identity
         || one.vtep.ip() == other.vtep.ip()

@@ -1,5 +1,7 @@
 //! Addresses from another plugin: Debian's host-local.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -17,7 +19,7 @@ fn ipam(dir: &Path) -> Value {
 
 /// The addresses that host-local has given out for a network.
 fn given(dir: &Path, network: &str) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir.join("host-local").join(network)) else {
+    let Ok(entries) = fs::read_dir(dir.join("host-local").join(network)) else {
         return Vec::new();
     };
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -103,9 +105,63 @@ fn garbage_goes_there_too() {
     let dir = node.dir.path();
     let conf = json!({ "cniVersion": "1.0.0", "ipam": ipam(dir) });
     Call::of("ADD", &node.conf(&conf), &pod).run().unwrap();
-    let mut gc = node.conf(&json!({ "ipam": ipam(dir), "cni.dev/valid-attachments": [] }));
-    // Which version host-local knows is its own affair: its answer to GC is not asked for.
-    gc["cniVersion"] = "1.1.0".into();
-    let done = Call::of("GC", &gc, &pod).run();
-    assert_eq!(node.attached().len(), 0, "{done:?}");
+    assert_eq!(given(dir, "pods").len(), 2);
+    // GC is of version 1.1.0, and Debian's host-local of one before it.
+    let gc = node.conf(&json!({
+        "cniVersion": "1.1.0", "ipam": ipam(dir), "cni.dev/valid-attachments": [],
+    }));
+    Call::of("GC", &gc, &pod).run().unwrap();
+    assert_eq!((node.attached().len(), given(dir, "pods")), (0, Vec::new()));
+}
+
+/// A plugin that gives each container an address, keeps a file for it, and fails to take back that of
+/// one.
+fn stubborn(dir: &Path, container: &str) {
+    let script = format!(
+        r#"#!/bin/sh
+file={dir}/$CNI_CONTAINERID
+case $CNI_COMMAND in
+ADD)
+    echo > "$file"
+    echo '{{"cniVersion":"1.0.0","ips":[{{"address":"192.0.2.'"${{CNI_CONTAINERID##*-}}"'/24"}}]}}' ;;
+DEL)
+    [ "$CNI_CONTAINERID" != {container} ] || {{ echo '{{"code":999,"msg":"stubborn"}}'; exit 1; }}
+    : > "$file.gone" ;;
+GC)
+    echo '{{"code":4,"msg":"what is GC?"}}'; exit 1 ;;
+esac
+"#,
+        dir = dir.display()
+    );
+    let path = dir.join("stubborn");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn an_address_that_is_not_taken_back_keeps_none_of_the_others() {
+    if !permitted() {
+        return;
+    }
+    let node = Node::new(&["10.244.1.0/24"]);
+    let pods: Vec<Pod> = (0..3).map(|_| Pod::new()).collect();
+    let dir = node.dir.path();
+    let mut ids: Vec<&str> = pods.iter().map(|pod| pod.id.as_str()).collect();
+    ids.sort_unstable();
+    stubborn(dir, ids[0]);
+    let conf = node.conf(&json!({ "cniVersion": "1.0.0", "ipam": { "type": "stubborn" } }));
+    for pod in &pods {
+        Call { path: dir.to_owned(), ..Call::of("ADD", &conf, pod) }.run().unwrap();
+    }
+    let gc = node.conf(&json!({
+        "cniVersion": "1.1.0", "ipam": { "type": "stubborn" }, "cni.dev/valid-attachments": [],
+    }));
+    let gc = Call { path: dir.to_owned(), ..Call::of("GC", &gc, &pods[0]) };
+    let error = gc.run().unwrap_err();
+    let message = error["msg"].as_str().unwrap();
+    assert!(message.contains(ids[0]) && message.contains("stubborn"), "{error}");
+    assert!(!message.contains("what is GC"), "{error}");
+    let is_gone = |id: &&str| dir.join(format!("{id}.gone")).exists();
+    assert_eq!(ids.iter().map(is_gone).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!(node.attached().len(), 0);
 }

@@ -91,10 +91,12 @@ impl Pod {
         names.filter(|name| *name != "lo").map(str::to_owned).collect()
     }
 
-    /// The global addresses of a device, sorted.
+    /// The global addresses of a device, sorted; none, if there is no such device.
     pub(crate) fn addresses(&self, ifname: &str) -> Vec<String> {
-        let found = self.ip(&["addr", "show", "dev", ifname, "scope", "global"]);
-        let infos = found[0]["addr_info"].as_array().unwrap().iter();
+        // Not of that device alone: it may vanish between a look whether it is there and this one.
+        let found = self.ip(&["addr", "show", "scope", "global"]);
+        let own = found.as_array().unwrap().iter().filter(|link| link["ifname"] == ifname);
+        let infos = own.flat_map(|link| link["addr_info"].as_array().unwrap());
         // What the scope leaves out is an empty object.
         let text = |one: &Value| Some(format!("{}/{}", one["local"].as_str()?, one["prefixlen"]));
         let mut texts: Vec<String> = infos.filter_map(text).collect();
@@ -271,6 +273,7 @@ pub(crate) struct Call<'a> {
     pub(crate) netns: Option<PathBuf>,
     pub(crate) ifname: &'a str,
     pub(crate) args: &'a str,
+    pub(crate) path: PathBuf,
 }
 
 impl<'a> Call<'a> {
@@ -282,6 +285,7 @@ impl<'a> Call<'a> {
             netns: Some(pod.path()),
             ifname: "eth0",
             args: "",
+            path: PLUGINS.into(),
         }
     }
 
@@ -293,7 +297,7 @@ impl<'a> Call<'a> {
             .env("CNI_NETNS", self.netns.clone().unwrap_or_default())
             .env("CNI_IFNAME", self.ifname)
             .env("CNI_ARGS", self.args)
-            .env("CNI_PATH", PLUGINS)
+            .env("CNI_PATH", &self.path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -107,6 +107,7 @@ fn a_container_comes_is_checked_and_goes() {
     }
     let error = Call::of("CHECK", &said, &pod).run().unwrap_err();
     assert!(error["msg"].as_str().unwrap().contains("not attached"), "{error}");
+    assert_eq!(error["code"], 3);
     // The address rests: the next one has another.
     let next = Call::of("ADD", &conf, &pod).run().unwrap();
     assert_eq!(address_of(&next), "10.244.1.3/32");
@@ -151,7 +152,8 @@ fn wishes_of_the_runtime_are_met_or_refused_in_words() {
     let (node, pod, other) = (Node::new(&DUAL), Pod::new(), Pod::new());
     let runtime = json!({
         "ips": ["10.244.1.77"], "mac": "02:00:00:00:00:77",
-        "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
+        // As containerd writes it.
+        "portMappings": [{ "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" }],
     });
     let conf = node.conf(&json!({ "runtimeConfig": runtime, "ipMasq": true }));
     let result = Call::of("ADD", &conf, &pod).run().unwrap();
@@ -393,4 +395,54 @@ fn an_add_is_quick() {
     eprintln!("ADD: median {:?}, slowest {:?}", took[7], took[14]);
     // Unoptimised, and beside all the other tests; alone it is a tenth of this.
     assert!(took[7] < Duration::from_millis(500), "{took:?}");
+}
+
+#[test]
+fn what_is_no_longer_configured_keeps_its_address_and_can_be_removed() {
+    if !permitted() {
+        return;
+    }
+    let mut node = Node::new(&["10.244.1.0/24"]);
+    let (conf, bridged) = (node.conf(&json!({})), node.conf(&json!({ "segment": "blue" })));
+    let (pod, blue, next) = (Pod::new(), Pod::new(), Pod::new());
+    let address = address_of(&Call::of("ADD", &conf, &pod).run().unwrap());
+    Call::of("ADD", &bridged, &blue).run().unwrap();
+    node.kill();
+    // The pod network has another name: what was attached to the one before fits nowhere.
+    let path = node.dir.path().join("tapestry.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let renamed = text.replace("[cluster]", "[cluster]\nname = \"other\"");
+    std::fs::write(&path, renamed).unwrap();
+    node.start();
+    assert!(node.log().contains("not restored"), "{}", node.log());
+    let mut both = vec![pod.id.clone(), blue.id.clone()];
+    both.sort();
+    assert_eq!((node.attached(), node.free()), (both, 252));
+    assert_ne!(address_of(&Call::of("ADD", &conf, &next).run().unwrap()), address);
+    // Its namespace is still there: it is no leak.
+    assert_eq!(node.cli(&["gc", "--dry-run"])["orphans"], json!([]));
+    assert_eq!((node.attached().len(), pod.devices().len()), (3, 1));
+    Call::of("DEL", &conf, &pod).run().unwrap();
+    assert_eq!((node.attached().len(), pod.devices().len(), node.free()), (2, 0, 252));
+}
+
+#[test]
+fn what_rests_rests_over_a_restart() {
+    if !permitted() {
+        return;
+    }
+    let mut node = Node::new(&["10.244.1.0/24"]);
+    let conf = node.conf(&json!({}));
+    let (pod, next) = (Pod::new(), Pod::new());
+    Call::of("ADD", &conf, &pod).run().unwrap();
+    Call::of("DEL", &conf, &pod).run().unwrap();
+    let kept = node.dir.path().join("state/addresses.json");
+    let is_kept = || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("10.244.1.2"));
+    assert!(eventually(Duration::from_secs(10), is_kept));
+    node.kill();
+    node.start();
+    let rows = node.cli(&["ip", "list"]);
+    let resting = |row: &Value| row["address"] == "10.244.1.2" && row["state"] == "resting";
+    assert!(rows.as_array().unwrap().iter().any(resting), "{rows}");
+    assert_eq!(address_of(&Call::of("ADD", &conf, &next).run().unwrap()), "10.244.1.3/32");
 }

@@ -127,6 +127,53 @@ fn another_pod_cidr_keeps_who_is_there_and_tells() {
     }
 }
 
+#[test]
+fn what_rests_rests_over_a_restart_too_and_the_search_goes_on_where_it_was() {
+    let mut before = pool(&["10.244.1.0/28"]);
+    let all: Vec<_> =
+        (0..5).map(|number| before.allocate(&key(number), &[], Tick(0)).unwrap()).collect();
+    let changes = before.changes();
+    before.free(&key(4), Tick(100_000));
+    assert_ne!(before.changes(), changes);
+    before.free(&key(0), Tick(10_000));
+    // Written a second after the last one was freed, and read twenty seconds later.
+    let (written, read) = (1_700_000_000_000_u64, 1_700_000_020_000);
+    let rests = before.rests(Tick(101_000), written);
+    assert_eq!(rests.resting.len(), 1, "one has rested");
+    let mut after = Pool::new(Duration::from_millis(REST));
+    after.recall(rests.clone(), Tick(5), read);
+    for (number, addresses) in all.iter().enumerate().take(4).skip(1) {
+        after.hold(&key(number), addresses).unwrap();
+    }
+    after.set_ranges(&nets(&["10.244.1.0/28"])).unwrap();
+    let row = after.rows(Tick(5)).into_iter().find(|row| row.address == all[4][0]).unwrap();
+    assert_eq!(row.state, AddressState::Resting(REST - 21_000));
+    // What was freed last is not what is given first.
+    assert_eq!(after.allocate(&key(7), &[], Tick(6)).unwrap(), ips(&["10.244.1.7"]));
+    let rested = Tick(5 + REST - 21_000);
+    assert_eq!(after.counts(rested).resting, 0);
+    // A clock that went back does not let it rest for years.
+    let mut odd = Pool::new(Duration::from_millis(REST));
+    odd.recall(rests, Tick(0), 0);
+    assert_eq!(odd.rows(Tick(0))[0].state, AddressState::Resting(REST));
+    // Without such a memory the search begins behind what is held.
+    let mut none = Pool::new(Duration::from_millis(REST));
+    none.hold(&key(1), &all[1]).unwrap();
+    none.set_ranges(&nets(&["10.244.1.0/28"])).unwrap();
+    assert_eq!(none.allocate(&key(2), &[], Tick(0)).unwrap(), all[2]);
+}
+
+#[test]
+fn what_is_outside_is_known_once_it_is_known_what_is_inside() {
+    let mut pool = Pool::new(Duration::ZERO);
+    pool.hold(&key(1), &ips(&["10.244.1.7", "192.0.2.7"])).unwrap();
+    assert_eq!(pool.exceptions(), None);
+    pool.set_ranges(&nets(&["10.244.1.0/24"])).unwrap();
+    assert_eq!(pool.exceptions(), Some(nets(&["192.0.2.7/32"])));
+    pool.discard(&key(1));
+    assert_eq!(pool.exceptions(), Some(Vec::new()));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Any(usize),

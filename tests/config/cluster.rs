@@ -84,6 +84,22 @@ fn an_etcd_store_is_what_was_written() {
     assert!(etcd.identity.is_some() && etcd.user.is_some() && etcd.ca.is_none());
 }
 
+#[test]
+fn in_the_cluster_a_node_has_the_name_of_its_node_object() {
+    let text = |node: &str| {
+        format!(
+            "[node]\nname = \"host\"\n[underlay]\naddress = \"192.0.2.1\"\n[cluster]\n\
+             network = [\"10.244.0.0/16\"]\nstore = \"kubernetes\"\n[cluster.kubernetes]\n{node}"
+        )
+    };
+    for (node, name) in [("node = \"host.example.org\"", "host.example.org"), ("", "host")] {
+        let config = Config::parse(&text(node)).unwrap();
+        assert_eq!(config.cluster.unwrap().own_name(&config.node.name).as_str(), name);
+    }
+    let config = Config::parse(ETCD).unwrap();
+    assert_eq!(config.cluster.unwrap().own_name(&config.node.name), &config.node.name);
+}
+
 /// (text, what is replaced, by what, path, fragment of the message)
 type Row = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
@@ -112,7 +128,12 @@ const WRONG: &[Row] = &[
     (GOOD, "name = \"node-b\"", "name = \"node-a\"", "cluster.node[1].name", "cluster.node[0]'s too"),
     (GOOD, "192.0.2.2:4790", "192.0.2.1:4790", "cluster.node[1].address", "cluster.node[0]'s too"),
     (GOOD, "\"10.244.2.0/25\"", "\"10.244.1.64/26\"", "cluster.node[1].pod_cidrs[0]", "overlaps with a podCIDR of \"node-a\""),
+    (GOOD, "\"10.244.2.0/25\"", "\"10.244.0.0/22\"", "cluster.node[1].pod_cidrs[0]", "overlaps with a podCIDR of \"node-a\""),
     (GOOD, "\"10.244.2.0/25\"", "\"10.245.2.0/25\"", "cluster.node[1].pod_cidrs[0]", "not within"),
+    (GOOD, "\"10.244.2.0/25\"", "\"10.244.2.0/25\", \"10.244.3.0/25\"", "cluster.node[1].pod_cidrs[1]", "one podCIDR of each family"),
+    (GOOD, "\"10.244.2.0/25\"", "\"10.244.2.0/25\", \"10.244.2.64/26\"", "cluster.node[1].pod_cidrs[1]", "one podCIDR of each family"),
+    (GOOD, "\"10.244.2.0/25\"", "\"10.244.2.0/31\"", "cluster.node[1].pod_cidrs[0]", "no room for a pod (/30 at most)"),
+    (GOOD, "\"fd00:10:244:1::/64\"", "\"fd00:10:244:1::/127\"", "cluster.node[0].pod_cidrs[1]", "no room for a pod (/126 at most)"),
     (GOOD, "pod_cidrs = [\"10.244.2.0/25\"]", "", "cluster.node[1].pod_cidrs", "missing"),
     (ETCD, "store = \"etcd\"", "store = \"kubernetes\"", "cluster.etcd", "given beside store = \"kubernetes\""),
     (ETCD, "store = \"etcd\"", "store = \"etcd\"\nnode = [{ name = \"b\", address = \"192.0.2.2\", pod_cidrs = [\"10.244.2.0/24\"] }]", "cluster.node", "given beside"),

@@ -12,6 +12,7 @@ use tapestry::device::netlink::Route;
 use tapestry::gateway::keeper::Keeper;
 use tapestry::gateway::rules::Rules;
 use tapestry::gateway::ruleset::{Ruleset, TABLE};
+use tapestry::gateway::stir::Stirs;
 use tapestry::gateway::ways::{Direct, reconcile, ways};
 use tapestry::privilege::Hands;
 
@@ -46,11 +47,22 @@ fn kept(space: &Space, keeper: &Keeper, whole: &str, harm: &str) -> Result<()> {
 }
 
 pub(crate) fn the_table_is_back_within_a_second() -> Result<()> {
+    stays(true)
+}
+
+pub(crate) fn and_so_it_is_where_the_kernel_says_nothing() -> Result<()> {
+    stays(false)
+}
+
+fn stays(told: bool) -> Result<()> {
     let lab = Lab::new(&StandIn, Way::Tunnel, &[])?;
     let world = World::new();
     let space = world.space("node")?;
     let rules = rules(&lab, &lab.view(Who::A))?;
-    let keeper = space.run(|| Keeper::start(InNetns(space.clone())))??;
+    let stirs = if told { Some(space.run(|| Stirs::open("tapestry"))??) } else { None };
+    // A socket that was opened by somebody else does as well.
+    let stirs = stirs.map(|stirs| Stirs::adopt(stirs.into_fd(), "tapestry"));
+    let keeper = Keeper::start(InNetns(space.clone()), stirs)?;
     keeper.want(rules.body());
     eventually(Duration::from_secs(5), "it stands", || Ok(keeper.state().stands))?;
     let whole = table(&space).context("no table")?;
@@ -207,7 +219,7 @@ pub(crate) fn a_host_without_nft_says_so() -> Result<()> {
             Ok(None)
         }
     }
-    let keeper = Keeper::start(Nowhere)?;
+    let keeper = Keeper::start(Nowhere, None)?;
     keeper.want("");
     eventually(Duration::from_secs(5), "it is told", || Ok(keeper.state().trouble.is_some()))?;
     let state = keeper.state();

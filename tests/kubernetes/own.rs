@@ -41,6 +41,7 @@ async fn annotations_are_written_once_and_others_stay() {
     assert_eq!(annotation(&server, "tapestry.dev/vtep").unwrap(), "192.0.2.1:4789");
     assert_eq!(annotation(&server, "tapestry.dev/addresses").unwrap(), "198.51.100.1");
     assert_eq!(annotation(&server, "example.org/other").unwrap(), "stays");
+    server.until("a watch", |server| server.count(Kind::Watch) > 0).await;
     // Another start finds them as they should be.
     store.hang_up().await;
     let mut store = start(&server, "node-1");

@@ -133,6 +133,7 @@ impl Seen {
                 return;
             }
             Update::Cluster(identity) => panic!("{identity}"),
+            Update::GivenBack => panic!("shares of Nodes are not given back"),
         }
         self.trouble = None;
     }

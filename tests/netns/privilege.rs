@@ -572,6 +572,9 @@ pub(crate) fn every_verb_is_the_same_by_the_helper() -> Result<()> {
     nft("add table inet other")?;
     helper.space.run(|| -> Result<()> {
         ensure!(hands.read_rules()?.is_none());
+        let stirs = hands.listen()?;
+        nft("add table inet another")?;
+        ensure!(!stirs.take(), "a word about somebody else's table");
         // Some thousand addresses: more than one part of a message.
         let many: Vec<String> =
             (0..8000_u32).map(|n| format!("10.{}.{}.1", n / 200, n % 200)).collect();
@@ -589,6 +592,7 @@ pub(crate) fn every_verb_is_the_same_by_the_helper() -> Result<()> {
             ensure!(!error.contains("root:"), "{error}");
         }
         ensure!(hands.read_rules()?.as_ref() == Some(&table), "a refused one changed something");
+        ensure!(stirs.take(), "no word about the own table");
         hands.remove_rules()?;
         hands.remove_rules()?;
         ensure!(hands.read_rules()?.is_none());

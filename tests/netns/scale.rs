@@ -4,12 +4,14 @@
 //! time on whatever runs the tests, and at four times for a debug build, where reading a config of
 //! this size takes five times as long. Each case prints what it measured.
 
+use std::fmt::Write as _;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use lab::cluster::{Cluster, ClusterPlan};
 use lab::config::{Config, Port, Segment};
 use lab::daemon::{Daemon, Program};
 use lab::overlay::{Overlay, Plan};
@@ -19,6 +21,7 @@ use lab::traffic::ping;
 use lab::world::{Space, World, net};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 
+use crate::cluster::plugin;
 use crate::common::{rows, start, tapestry, ticks};
 
 const PORTS: usize = 1000;
@@ -29,6 +32,7 @@ const PEERS: usize = 5000;
 const SLACK: u32 = if cfg!(debug_assertions) { 4 } else { 2 };
 const READY_IN_ONE: Duration = Duration::from_secs(3);
 const READY_IN_OWN: Duration = Duration::from_secs(3);
+const CONVERGED: Duration = Duration::from_secs(2);
 const RELOAD: Duration = Duration::from_millis(50);
 
 /// Resident memory in KiB, with a thousand ports and with two. For these there is no slack.
@@ -151,6 +155,48 @@ pub(crate) fn a_million_addresses_are_learned() -> Result<()> {
     told("reload of one change beside a million addresses", took, RELOAD)?;
     eprintln!("resident with a million addresses: {} KiB", resident(daemon.pid()?)?);
     overlay.assert_sound()
+}
+
+/// Everything that a node derives from a cluster of this size: routes, peers and rules.
+pub(crate) fn five_thousand_nodes_of_a_cluster() -> Result<()> {
+    let mut store = String::from(
+        "[[cluster.node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n\
+         pod_cidrs = [\"10.244.0.0/29\", \"fd00:10:244::/64\"]\n",
+    );
+    for number in 1..PEERS {
+        let _ = write!(
+            store,
+            "[[cluster.node]]\nname = \"n{number}\"\naddress = \"{}\"\n\
+             pod_cidrs = [\"10.244.{}.{}/29\", \"fd00:10:244:{number:x}::/64\"]\n",
+            peer(number),
+            number / 32,
+            number % 32 * 8,
+        );
+    }
+    let plan = ClusterPlan { nodes: 1, store: Some(store), ..ClusterPlan::default() };
+    let mut cluster = Cluster::build(&tapestry(), plugin(), &plan)?;
+    let node = cluster.overlay.nodes[0].space.clone();
+    let daemon = &mut cluster.overlay.daemons[0];
+    let ready = daemon.launch()?;
+    ensure!(rows(daemon, "node list")?.len() == PEERS, "not all of them are known");
+    told("a cluster of 5,000 nodes, ready", ready, CONVERGED)?;
+    let stands = |text: &str| {
+        let table = node.output("nft list table inet tapestry");
+        Ok(table.is_ok_and(|table| table.contains(text)))
+    };
+    eventually(Duration::from_secs(20), "the rules stand", || {
+        stands(&peer(PEERS - 1).to_string())
+    })?;
+    let mut config = cluster.overlay.configs[0].clone();
+    config.extra = config.extra.replace(&format!("\"{}\"", peer(7)), "\"203.0.113.7\"");
+    let begun = Instant::now();
+    daemon.configure(&config)?;
+    daemon.cli("reload")?;
+    eprintln!("reload of one node of 5,000: {:.1?}", begun.elapsed());
+    eventually(Duration::from_secs(20), "the rules follow", || stands("203.0.113.7"))?;
+    told("until switch and rules follow", begun.elapsed(), CONVERGED)?;
+    small_and_idle(daemon, MEMORY)?;
+    cluster.assert_sound()
 }
 
 /// Speaks from so many addresses to the port's own device, which only teaches where they are: no

@@ -16,6 +16,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::wire;
+use crate::cluster::causes::causes;
 use crate::cluster::store::Gone;
 use crate::config;
 
@@ -60,7 +61,8 @@ impl From<Status> for Failure {
         let message = if message.is_empty() { status.code().description() } else { message };
         match status.code() {
             Code::PermissionDenied | Code::ResourceExhausted => Self::Denied(message.to_owned()),
-            Code::OutOfRange => Self::Compacted,
+            // Also a revision that is yet to come is out of range, and an answer that is too long.
+            Code::OutOfRange if message.contains("has been compacted") => Self::Compacted,
             _ => Self::Trouble(message.to_owned()),
         }
     }
@@ -228,16 +230,20 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(path).map_err(|error| Failure::Trouble(format!("{}: {error}", path.display())))
 }
 
-/// An error with everything that it follows from: "transport error" alone tells nobody anything.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_forgotten_is_compacted() {
+        let failure = |text: &str| Failure::from(Status::out_of_range(text));
+        let compacted = "etcdserver: mvcc: required revision has been compacted";
+        assert_eq!(failure(compacted), Failure::Compacted);
+        for other in [
+            "etcdserver: mvcc: required revision is a future revision",
+            "Error, decoded message length too large: found 70000000 bytes, the limit is: 67108864 bytes",
+        ] {
+            assert_eq!(failure(other), Failure::Trouble(other.to_owned()));
         }
-        cause = error.source();
     }
-    text
 }

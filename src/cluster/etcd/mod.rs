@@ -5,7 +5,9 @@
 //! was if etcd still is what it was; else everything is listed again. How claims work is said in
 //! `plan.rs`, what is where in `mirror.rs`.
 
+mod alive;
 mod client;
+mod gaps;
 mod mirror;
 mod plan;
 mod session;
@@ -45,6 +47,8 @@ pub struct Etcd {
     settled: bool,
     /// Whether the record of this name is this node's.
     is_recorded: bool,
+    /// Whether this node has given back what it held: it claims nothing more.
+    is_given_back: bool,
     refused: Option<String>,
     backoff: Backoff,
     /// Any number, another one each time.
@@ -78,6 +82,7 @@ impl Etcd {
             held,
             settled: false,
             is_recorded: false,
+            is_given_back: false,
             refused: None,
             backoff: Backoff::new(FIRST_DELAY, MOST_DELAY, seed),
             chance: seed,

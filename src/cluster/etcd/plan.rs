@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::gaps::Gaps;
 use super::mirror::{
     CLUSTER, ClusterRecord, Mirror, NetworkRecord, Seen, alive_key, cidr_key, node_key, seen_key,
     vtep_key,
 };
 use super::wire;
-use crate::cluster::claims::Shares;
 use crate::cluster::model::Node;
 use crate::cluster::store::Own;
 use crate::config::Network;
@@ -112,9 +112,7 @@ pub(super) fn release(
     own: &Own,
     force: bool,
 ) -> Result<(Vec<IpNet>, Writes), String> {
-    if name == own.name {
-        return Err("that is this node".to_owned());
-    }
+    let is_own = name == own.name;
     let identity = match mirror.node(name) {
         Some(Ok(node)) => Some(node.identity),
         Some(Err(_)) | None => mirror.seen(name).map(|seen| seen.identity),
@@ -122,6 +120,11 @@ pub(super) fn release(
     if identity.is_none() && mirror.get(&node_key(name)).is_none() {
         return Err(format!("there is no node \"{name}\""));
     }
+    if is_own && identity.as_ref() != Some(&own.identity) {
+        return Err("this node holds nothing: what has its name is another one's".to_owned());
+    }
+    // That this node is alive is no news to whoever asks it.
+    let force = force || is_own;
     if mirror.is_alive(name) && !force {
         return Err(format!("node \"{name}\" is alive: stop it first"));
     }
@@ -348,18 +351,13 @@ impl Making<'_> {
     fn free(&self, network: &Network) -> Option<IpNet> {
         const SAME: u32 = 2;
         const WIDEST: u32 = 8;
-        let mut taken = Shares::default();
         let claims = self.s.mirror.cidrs().map(|(cidr, _)| cidr);
-        let recorded: Vec<Node> = self.s.mirror.nodes().collect();
-        for cidr in claims.chain(recorded.iter().flat_map(|node| node.pod_cidrs.iter().copied())) {
-            taken.insert(cidr, "");
-        }
+        let recorded = self.s.mirror.nodes().flat_map(|node| node.pod_cidrs);
         let width = 1_u64 << self.s.conflicts.saturating_sub(SAME).min(WIDEST);
         let skip = usize::try_from(self.s.chance % width).unwrap_or_default();
-        let subnets = network.net.subnets(network.node_prefix).ok()?;
-        let mut free = subnets.filter(|net| taken.holder_other_than(net, "?").is_none());
-        let lowest = free.next()?;
-        Some(skip.checked_sub(1).and_then(|more| free.nth(more)).unwrap_or(lowest))
+        let mut gaps = Gaps::new(network, claims.chain(recorded));
+        let lowest = gaps.next()?;
+        Some(skip.checked_sub(1).and_then(|more| gaps.nth(more)).unwrap_or(lowest))
     }
 
     /// The share of the node that has been silent longest, if that is long enough.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::Etcd;
+use super::alive::Lease;
 use super::client::{Client, Failure, Stream};
-use super::mirror::{Mirror, Seen, alive_key, node_key, seen_key};
+use super::mirror::{Mirror, alive_key, node_key};
 use super::plan::{self, Plan, Situation, Writes};
 use super::wire;
 use crate::cluster::model::Node;
@@ -25,25 +26,17 @@ const RETRY: Duration = Duration::from_secs(10);
 /// After losing to another node its claim is waited for at most this long.
 const CONFLICT: Duration = Duration::from_millis(200);
 /// How often something is looked at that nothing tells of.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 
 type Watch = Stream<wire::WatchRequest, wire::WatchResponse>;
-type KeepAlive = Stream<wire::LeaseKeepAliveRequest, wire::LeaseKeepAliveResponse>;
 
-struct Lease {
-    id: i64,
-    stream: KeepAlive,
-    asked: Instant,
-    answered: Instant,
-}
-
-struct Session {
-    client: Client,
+pub(super) struct Session {
+    pub(super) client: Client,
     watch: Watch,
-    lease: Option<Lease>,
-    lease_due: Instant,
+    pub(super) lease: Option<Lease>,
+    pub(super) lease_due: Instant,
     settle_due: Instant,
-    seen_due: Instant,
+    pub(super) seen_due: Instant,
     relist_due: Instant,
     conflicts: u32,
 }
@@ -187,10 +180,11 @@ impl Etcd {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.reset();
+        let is_to_settle = self.is_to_settle();
         let settle = async {
-            match self.settled {
-                true => pending().await,
-                false => tokio::time::sleep_until(session.settle_due).await,
+            match is_to_settle {
+                true => tokio::time::sleep_until(session.settle_due).await,
+                false => pending().await,
             }
         };
         let kept = async {
@@ -257,22 +251,6 @@ impl Etcd {
         Ok(())
     }
 
-    /// An answer without time left, or none, is a lease that is no more: there will be another.
-    async fn kept_alive(
-        &self,
-        session: &mut Session,
-        kept: Result<Option<wire::LeaseKeepAliveResponse>, tonic::Status>,
-    ) -> Result<(), Failure> {
-        match (kept, &mut session.lease) {
-            (Ok(Some(answer)), Some(lease)) if answer.ttl > 0 => {
-                lease.answered = Instant::now();
-                self.link.report(Update::Answered).await?;
-            }
-            _ => session.lease = None,
-        }
-        Ok(())
-    }
-
     async fn ordered(&mut self, session: &mut Session, order: Order) -> Result<(), Failure> {
         match order {
             Order::Publish(own) => {
@@ -295,6 +273,9 @@ impl Etcd {
             Err(why) => Err(why),
             Ok((shares, writes)) => match self.write(session, &writes).await {
                 Ok(true) => {
+                    if release.node == self.own.name {
+                        self.given_back(session).await?;
+                    }
                     let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
                     Ok(format!("node \"{}\" has given back {}", release.node, shares.join(", ")))
                 }
@@ -306,9 +287,30 @@ impl Etcd {
         Ok(())
     }
 
+    /// This node holds nothing any more, and claims nothing until it is started again.
+    async fn given_back(&mut self, session: &mut Session) -> Result<(), Failure> {
+        (self.is_given_back, self.is_recorded) = (true, false);
+        self.held.clear();
+        if let Some(lease) = session.lease.take() {
+            let _ = timeout(TICK, session.client.revoke(lease.id)).await;
+        }
+        self.link.report(Update::GivenBack).await?;
+        let why = "it has given back its share, and takes one again when it is started again";
+        self.refused = Some(why.to_owned());
+        Ok(self.link.report(Update::Refused(self.refused.clone())).await?)
+    }
+
+    const fn is_to_settle(&self) -> bool {
+        !self.settled && !self.is_given_back
+    }
+
     /// Carries out a transaction, and takes in and reports what it has written. Returns whether it
     /// did: not, if something is no longer as it was read.
-    async fn write(&mut self, session: &Session, writes: &Writes) -> Result<bool, Failure> {
+    pub(super) async fn write(
+        &mut self,
+        session: &Session,
+        writes: &Writes,
+    ) -> Result<bool, Failure> {
         let answer = session.client.txn(writes.request(&self.mirror)).await?;
         if !answer.succeeded {
             return Ok(false);
@@ -336,7 +338,7 @@ impl Etcd {
             self.list(&session.client).await?;
             session.watch = self.watch(&session.client).await?;
         }
-        if !self.settled && session.settle_due <= now {
+        if self.is_to_settle() && session.settle_due <= now {
             self.settle(session).await?;
         }
         if self.is_recorded {
@@ -414,76 +416,5 @@ impl Etcd {
             self.link.report(Update::Refused(Some(why))).await?;
         }
         Ok(())
-    }
-
-    /// Keeps the lease, and from time to time says that this node was there.
-    async fn stay_alive(&mut self, session: &mut Session) -> Result<(), Failure> {
-        let now = Instant::now();
-        if let Some(lease) = &mut session.lease {
-            if now.duration_since(lease.answered) >= self.config.lease {
-                return Err(Failure::Trouble("the lease was not renewed in its time".to_owned()));
-            }
-            if now.duration_since(lease.asked) >= self.config.lease / 3 {
-                lease.asked = now;
-                let request = wire::LeaseKeepAliveRequest { id: lease.id };
-                if lease.stream.ask.try_send(request).is_err() {
-                    session.lease = None;
-                }
-            }
-        }
-        if session.lease.is_none() && session.lease_due <= now {
-            session.lease_due = now + TICK;
-            match self.lease(session).await {
-                Ok(lease) => session.lease = lease,
-                Err(Failure::Denied(why)) => tracing::warn!("cluster: no lease: {why}"),
-                Err(failure) => return Err(failure),
-            }
-        }
-        if session.seen_due <= now {
-            // Nobody takes anything over before the grace has passed: that often is often enough.
-            let often = (self.config.grace / 10).clamp(TICK, Duration::from_secs(3600));
-            session.seen_due = now + often;
-            let seen = Seen { identity: self.own.identity.clone(), at_ms: durable::unix_ms() };
-            let text = serde_json::to_vec(&seen).unwrap_or_default();
-            let mut writes = Writes::default();
-            let node = node_key(&self.own.name);
-            writes.unchanged.insert(node.clone(), self.mirror.modified(&node));
-            writes.keys.insert(seen_key(&self.own.name), Some(text));
-            match self.write(session, &writes).await {
-                Ok(_) => {}
-                Err(Failure::Denied(why)) => tracing::warn!("cluster: not seen: {why}"),
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(())
-    }
-
-    /// A new lease, with this node's sign of life bound to it; `None` if the record is not this
-    /// node's any more.
-    async fn lease(&mut self, session: &Session) -> Result<Option<Lease>, Failure> {
-        let ttl = i64::try_from(self.config.lease.as_secs()).unwrap_or(i64::MAX);
-        let id = session.client.grant(ttl).await?;
-        let node = node_key(&self.own.name);
-        let key = alive_key(&self.own.name);
-        let value = self.own.identity.clone().into_bytes();
-        let compare = wire::Compare {
-            result: 0,
-            target: wire::COMPARE_MOD,
-            key: self.mirror.absolute(&node),
-            mod_revision: Some(self.mirror.modified(&node)),
-        };
-        let put = wire::PutRequest { key: self.mirror.absolute(&key), value, lease: id };
-        let operation = wire::RequestOp { request: Some(wire::Operation::Put(put.clone())) };
-        let request = wire::TxnRequest { compare: vec![compare], success: vec![operation] };
-        let answer = session.client.txn(request).await?;
-        if !answer.succeeded {
-            session.client.revoke(id).await?;
-            return Ok(None);
-        }
-        let revision = answer.header.unwrap_or_default().revision;
-        self.mirror.written(&key, Some(put.value), revision);
-        let stream = session.client.keep_alive(id).await?;
-        let now = Instant::now();
-        Ok(Some(Lease { id, stream, asked: now, answered: now }))
     }
 }

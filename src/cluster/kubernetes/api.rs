@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::failure::Failure;
 use super::object::Object;
 use super::wire::{self, Event, Lines, Page, Refusal};
+use crate::cluster::causes::causes;
 
 /// A page that is longer is no page: 500 Nodes of the largest size that etcd takes are not reached
 /// by any real cluster, 20 KiB each is usual.
@@ -210,11 +211,11 @@ fn connect(
     patience: Patience,
     runtime: &Handle,
 ) -> Result<Connected, Failure> {
-    let wrong = |error: &dyn std::error::Error| Failure::Credentials(chain(error));
+    let wrong = |error: &dyn std::error::Error| Failure::Credentials(causes(error));
     let mut config = match kubeconfig {
         Some(path) => {
             let named = |error: &dyn std::error::Error| {
-                Failure::Credentials(format!("{}: {}", path.display(), chain(error)))
+                Failure::Credentials(format!("{}: {}", path.display(), causes(error)))
             };
             let file = Kubeconfig::read_from(&path).map_err(|error| named(&error))?;
             let options = KubeConfigOptions::default();
@@ -224,7 +225,7 @@ fn connect(
         None => Config::incluster_env().map_err(|error| {
             Failure::Credentials(format!(
                 "{}; outside of a cluster, set cluster.kubernetes.kubeconfig",
-                chain(&error)
+                causes(&error)
             ))
         })?,
     };
@@ -274,7 +275,7 @@ async fn collected(response: Response<Body>, max: usize) -> Result<Vec<u8>, Fail
         Err(error) if error.is::<LengthLimitError>() => {
             Err(Failure::Malformed(format!("an answer is longer than {max} bytes")))
         }
-        Err(error) => Err(Failure::Unreachable(chain(error.as_ref()))),
+        Err(error) => Err(Failure::Unreachable(causes(error.as_ref()))),
     }
 }
 
@@ -306,24 +307,9 @@ fn silent(patience: Duration) -> Failure {
 
 fn from_kube(error: &kube::Error) -> Failure {
     match error {
-        kube::Error::Auth(error) => Failure::Credentials(chain(error)),
-        other => Failure::Unreachable(chain(other)),
+        kube::Error::Auth(error) => Failure::Credentials(causes(error)),
+        other => Failure::Unreachable(causes(other)),
     }
-}
-
-/// An error with what caused it, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// A value within a URI: all but letters, digits and `-._~` as `%XX` (RFC 3986 section 2.3).

@@ -238,7 +238,8 @@ impl Store {
     async fn obey(&mut self, order: Order) -> Result<(), Gone> {
         match order {
             Order::Publish(own) => {
-                self.own = Some(own);
+                // What was given back is not claimed again.
+                self.own = self.own.as_ref().map(|_| own);
                 self.writing.at_once();
                 self.report_own().await
             }

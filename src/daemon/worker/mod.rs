@@ -2,9 +2,9 @@
 //! decide, and sends, until nothing is left; then it sleeps in epoll.
 //!
 //! Queue q of every port belongs to worker q. Work per descriptor and turn is bounded, and epoll
-//! hands the descriptors out in turn, so that a busy one cannot starve the others. Nothing on a
-//! frame's path allocates, locks or logs; news for the control side goes through a channel that
-//! never blocks and is bounded by what there is to tell.
+//! hands the descriptors out in turn, so that a busy one cannot starve the others. On the path
+//! of a frame whose sender is known nothing allocates, locks or logs; news for the control side goes
+//! through a channel that never blocks and is bounded by what there is to tell.
 
 mod arrivals;
 mod outputs;
@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
+use encap::ecn;
 use fdb::{Fdb, PortId, Tick, VtepId};
 use switch::{Counters, Engine, Event, Topology};
 use tokio::sync::Notify;
@@ -68,6 +69,19 @@ pub struct OuterRules {
     pub overhead: u16,
     /// The smallest overlay MTU that an error message from the path can bring about.
     pub mtu_floor: u16,
+}
+
+impl OuterRules {
+    /// TOS or traffic class of the outer header around an inner one of this: its congestion field
+    /// (RFC 6040 section 4.1), and the DSCP that is configured.
+    #[must_use]
+    pub const fn tos(&self, inner: u8) -> u8 {
+        let dscp = match self.dscp {
+            Some(dscp) => dscp << 2,
+            None => inner & !3,
+        };
+        dscp | ecn::encapsulate(inner).bits()
+    }
 }
 
 /// What a worker tells the control side.
@@ -238,4 +252,22 @@ struct Worker {
     /// When the engine's events were last passed on.
     reported: Tick,
     spin: spin::Spin,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outer_tos_is_the_configured_dscp_and_the_inner_congestion() {
+        let rules = |dscp| OuterRules { dscp, overhead: 50, mtu_floor: 526 };
+        // EF and ECT(1); AF21 and CE; nothing.
+        for (inner, inherited, zero, fixed) in
+            [(0xb9, 0xb9, 0x01, 0x29), (0x4b, 0x4b, 0x03, 0x2b), (0, 0, 0, 0x28)]
+        {
+            assert_eq!(rules(None).tos(inner), inherited);
+            assert_eq!(rules(Some(0)).tos(inner), zero);
+            assert_eq!(rules(Some(10)).tos(inner), fixed);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Where the engine's frames go: port queues and the underlay's batch. Whatever is sent or lost on
 //! the way out is counted here.
 
-use encap::{Frame, Gso, GsoKind, ecn, vxlan};
+use encap::{Frame, Gso, GsoKind, vxlan};
 use fdb::{PortId, VtepId};
 use switch::{Counters, DropReason, Remote, Sink, Topology, Weight};
 
@@ -63,11 +63,10 @@ impl Sink for Outputs<'_> {
             path_mtu: vtep.mtu().saturating_add(outer.overhead),
             tag: tag_of(vtep.id),
         }));
-        let dscp = outer.dscp.map_or(remote.tos & !3, |dscp| dscp << 2);
         let transmit = Transmit {
             to: self.destinations,
             bucket: remote.flow.bucket(BUCKETS),
-            tos: dscp | ecn::encapsulate(remote.tos).bits(),
+            tos: outer.tos(remote.tos),
             header: vxlan::emit(remote.vni),
             frame: *frame,
         };

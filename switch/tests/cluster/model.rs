@@ -12,7 +12,9 @@ use proptest::test_runner::{Config as ProptestConfig, TestCaseError};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use switch::{ClusterSpec, DropReason, GATEWAY_MAC, PortRole, PortSpec, SegmentSpec, TopologySpec};
+use switch::{
+    ClusterSpec, DropReason, GATEWAY_MAC, GATEWAY_V6, PortRole, PortSpec, SegmentSpec, TopologySpec,
+};
 
 /// An address from few: `10.0.a.b`, and in the other family the same in other words.
 fn address(six: bool, a: u8, b: u8) -> IpAddr {
@@ -51,7 +53,8 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
     let lists = (vec(prefixes(), 0..3), vec(prefixes(), 0..3), vec(addresses(), 0..3));
     (pods, gateway, routes, lists).prop_map(|(pods, gateway, routes, lists)| {
         let (networks, own, own_addresses) = lists;
-        let mut taken: Vec<IpAddr> = Vec::new();
+        // The node's own are no pod's.
+        let mut taken: Vec<IpAddr> = own_addresses.clone();
         let mut fresh = |list: Vec<IpAddr>| -> Vec<IpAddr> {
             let of_port = taken.len();
             for address in list {
@@ -69,7 +72,9 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
         }
         let (addresses, up, there) = gateway;
         if there > 0 {
-            let role = PortRole::Gateway { addresses: fresh(addresses) };
+            let free = |own: &IpAddr| own_addresses.contains(own) || !taken.contains(own);
+            let addresses = addresses.into_iter().filter(free).collect();
+            let role = PortRole::Gateway { addresses };
             ports.push(PortSpec { mac: Some(mac(1)), role, up, ..port("gw", access("pods")) });
         }
         // One owner for each prefix.
@@ -316,12 +321,12 @@ fn check_sent(
                 prop_assert!(!remote, "split horizon");
                 let known = naive.owner(source).0 == Some(n);
                 let group = bytes[0] & 1 == 1;
-                prop_assert!(known || group && is_link_local(source), "{source} from VTEP {n}");
+                prop_assert!(known || group && is_of_link(source), "{source} from VTEP {n}");
             }
             At::Port("two") => {
                 let own = crate::world::ours(2).contains(&source);
                 let group = bytes[0] & 1 == 1;
-                prop_assert!(own || group && is_link_local(source), "{source} from a pod");
+                prop_assert!(own || group && is_of_link(source), "{source} from a pod");
             }
             At::Port(_) => {}
         }
@@ -329,8 +334,8 @@ fn check_sent(
     Ok(())
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+fn is_of_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local() && address != GATEWAY_V6)
 }
 
 /// An offload that a driver may vouch for, around these bytes.

@@ -1,5 +1,6 @@
 //! What the gateway says about itself: read and asked by smoltcp, which is not ours.
 
+use crate::fragments::piece;
 use crate::kit::Sent;
 use crate::rows::icmp6;
 use crate::world::{At, Row, Unit, World, framed, ip, mac, naive_sum, on, ours, spec};
@@ -221,6 +222,16 @@ pub(crate) fn pings() -> Vec<Row> {
         answered("ping to the gateway, IPv6", ping(six, 1400)),
         answered("ping to the gateway from link-local", ping("fe80::2".parse().unwrap(), 30)),
         answered("ping to the gateway, with a priority tag", ping(four, 30).priority()),
+        on("ping to the gateway in the only piece", "two", piece(ping(six, 30), 0, false))
+            .answered({
+                let l3 = pong(&ping(six, 30)).split_off(14);
+                let reply = Unit { l3, ..ping(six, 30) };
+                piece(reply, 0, false).to(mac(2).get()).from(GATEWAY_MAC.get()).bytes()
+            }),
+        on("a first piece of a ping to the gateway, IPv6", "two", piece(ping(six, 32), 0, true))
+            .drops(Why::NoRoute),
+        on("a later piece of a ping to the gateway, IPv6", "two", piece(ping(six, 32), 2, false))
+            .drops(Why::NoRoute),
         on("a piece of a ping to the gateway", "two", ping(four, 32).byte(6, 0x20))
             .drops(Why::NoRoute),
         on("another code than a ping's", "two", ping(four, 32).byte(21, 1)).drops(Why::NoRoute),
@@ -232,12 +243,15 @@ pub(crate) fn pings() -> Vec<Row> {
 
 #[test]
 fn a_ping_whose_checksum_is_not_finished_stays_so() {
-    let mut unit = ping(ours(2)[1], 40);
-    unit.l3[42..44].copy_from_slice(&[0x12, 0x34]);
-    unit.offload.checksum = Checksum::Partial { start: 54, offset: 2 };
-    let mut world = World::new(&spec());
-    let sent = world.send(Tick(0), At::Port("two"), &unit);
-    let [Sent::ToPort { bytes, offload, .. }] = &sent[..] else { panic!("{sent:?}") };
-    assert_eq!(*offload, unit.offload);
-    assert_eq!(bytes[54..58], [129, 0, 0x12, 0x34]);
+    let untagged = Checksum::Partial { start: 54, offset: 2 };
+    let plain = ping(ours(2)[1], 40);
+    for (mut unit, start) in [(plain.clone(), 54), (plain.priority(), 58)] {
+        unit.l3[42..44].copy_from_slice(&[0x12, 0x34]);
+        unit.offload.checksum = Checksum::Partial { start, offset: 2 };
+        let mut world = World::new(&spec());
+        let sent = world.send(Tick(0), At::Port("two"), &unit);
+        let [Sent::ToPort { bytes, offload, .. }] = &sent[..] else { panic!("{sent:?}") };
+        assert_eq!(offload.checksum, untagged);
+        assert_eq!(bytes[54..58], [129, 0, 0x12, 0x34]);
+    }
 }

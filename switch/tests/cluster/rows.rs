@@ -1,21 +1,23 @@
 //! The table: from a pod, from the gateway port, from the underlay.
 
+use crate::fragments::piece;
+use crate::kit::vtep_ip;
 use crate::world::{Row, Unit, framed, ip, mac, on, udp, udp_to, via};
 use encap::MacAddr;
 use etherparse::{Icmpv4Type, IpNumber, icmpv4};
 use switch::{DropReason as Why, GATEWAY_MAC, TopologySpec};
 
-const TWO: &str = "10.244.1.2";
-const TWO6: &str = "fd44:0:0:1::2";
+pub(crate) const TWO: &str = "10.244.1.2";
+pub(crate) const TWO6: &str = "fd44:0:0:1::2";
 /// Type and code of ICMP errors, IPv4 and IPv6.
 const HOST: [(u8, u8); 2] = [(3, 1), (1, 3)];
 const NET: [(u8, u8); 2] = [(3, 0), (1, 0)];
 const TIME: [(u8, u8); 2] = [(11, 0), (3, 0)];
 const BIG: [(u8, u8); 2] = [(3, 4), (2, 0)];
 /// Groups of a link.
-const ALL_NODES: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
-const MDNS: MacAddr = MacAddr([1, 0, 0x5e, 0, 0, 0xfb]);
-const PODS: &[&str] = &["three", "narrow", "loose"];
+pub(crate) const ALL_NODES: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+pub(crate) const MDNS: MacAddr = MacAddr([1, 0, 0x5e, 0, 0, 0xfb]);
+pub(crate) const PODS: &[&str] = &["three", "narrow", "loose"];
 
 fn without_gateway(spec: &mut TopologySpec) {
     spec.ports.retain(|port| port.name != "gw");
@@ -25,8 +27,21 @@ fn gateway_down(spec: &mut TopologySpec) {
     spec.ports.iter_mut().filter(|port| port.name == "gw").for_each(|port| port.up = false);
 }
 
-fn flood_multicast(spec: &mut TopologySpec) {
+pub(crate) fn flood_multicast(spec: &mut TopologySpec) {
     spec.segments[0].cluster.as_mut().unwrap().flood_multicast = true;
+}
+
+fn alone(spec: &mut TopologySpec) {
+    spec.ports.retain(|port| ["two", "gw"].contains(&&*port.name));
+}
+
+/// The third node's VTEP, and that of another segment, listen on a port of their own.
+fn others_listen_elsewhere(spec: &mut TopologySpec) {
+    let [pods, plain] = &mut spec.segments[..] else { panic!("two segments") };
+    let routes = pods.cluster.as_mut().unwrap().routes.iter_mut().map(|(_, vtep)| vtep);
+    for vtep in routes.chain(&mut plain.peers).filter(|vtep| vtep.ip() != vtep_ip(2)) {
+        vtep.set_port(7777);
+    }
 }
 
 /// Where unicast from a pod goes.
@@ -179,8 +194,12 @@ pub(crate) fn errors() -> Vec<Row> {
             .drops(Why::TtlExceeded),
         on("a later fragment to nobody", "two", two("10.244.9.9", 9).byte(6, 0).byte(7, 5))
             .drops(Why::NoRoute),
-        on("a later fragment, IPv6, to nobody", "two", fragment6("fd44:0:0:9::9", 9, 5))
-            .drops(Why::NoRoute),
+        on(
+            "a later fragment, IPv6, to nobody",
+            "two",
+            piece(udp_to(TWO6, "fd44:0:0:9::9", 9, 64), 5, true),
+        )
+        .drops(Why::NoRoute),
         on("a later fragment to somebody", "two", two("10.244.2.9", 9).byte(6, 0).byte(7, 5))
             .tunnelled_to(2),
         on("a header that does not sum up, to nobody", "two", {
@@ -197,16 +216,6 @@ fn icmp_error(to: &str, len: usize) -> Unit {
     let reason = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
     ip(TWO, to, IpNumber::ICMP).icmpv4(reason).write(&mut l3, &vec![0; len]).unwrap();
     framed(l3)
-}
-
-/// A fragment of a UDP packet at eight times this offset, `more` to follow when it is zero.
-fn fragment6(to: &str, port: u16, offset: u16) -> Unit {
-    let mut unit = udp_to(TWO6, to, port, 64);
-    let field = (offset << 3 | u16::from(offset == 0)).to_be_bytes();
-    unit.l3.splice(40..40, [17, 0, field[0], field[1], 0, 0, 0, 9]);
-    unit.l3[6] = 44;
-    unit.l3[5] += 8;
-    unit
 }
 
 /// Pods and the nodes' VXLAN ports.
@@ -226,6 +235,27 @@ pub(crate) fn tunnels() -> Vec<Row> {
         on("to a configured port", "two", to("192.0.2.2", 7777))
             .given(|spec| spec.segments[0].cluster.as_mut().unwrap().vtep_port = 7777)
             .drops(Why::PodToVtep),
+        on("to a VTEP's own port", "two", to("192.0.2.3", 7777))
+            .given(others_listen_elsewhere)
+            .drops(Why::PodToVtep),
+        on("to the port of another segment's VTEP", "two", to("192.0.2.9", 7777))
+            .given(others_listen_elsewhere)
+            .drops(Why::PodToVtep),
+        on("to the port of a node's VTEP, by another address", "two", to("172.16.0.3", 7777))
+            .given(others_listen_elsewhere)
+            .drops(Why::PodToVtep),
+        on("to our port, at a VTEP that listens elsewhere", "two", to("172.16.0.3", 4789))
+            .given(others_listen_elsewhere)
+            .drops(Why::PodToVtep),
+        on("to another VTEP's port", "two", to("192.0.2.2", 7777))
+            .given(others_listen_elsewhere)
+            .routed_to("gw", 1),
+        on("to another VTEP's port, here", "two", to("172.16.0.1", 7777))
+            .given(others_listen_elsewhere)
+            .routed_to("gw", 1),
+        on("to a VTEP's own port, outside", "two", to("198.51.100.1", 7777))
+            .given(others_listen_elsewhere)
+            .routed_to("gw", 1),
         on("a first fragment to a VTEP", "two", to("192.0.2.2", 4789).byte(6, 0x20))
             .drops(Why::PodToVtep),
         on("a fragment that ends before its port", "two", {
@@ -234,7 +264,16 @@ pub(crate) fn tunnels() -> Vec<Row> {
             unit.byte(3, 22)
         })
         .drops(Why::PodToVtep),
-        on("a later fragment to a VTEP", "two", to("192.0.2.2", 7).byte(7, 3)).routed_to("gw", 1),
+        on("a padded fragment that ends before its port", "two", {
+            let mut unit = to("192.0.2.2", 7).byte(6, 0x20);
+            unit.l3.truncate(24);
+            unit.byte(3, 22)
+        })
+        .drops(Why::PodToVtep),
+        on("a later fragment to a VTEP", "two", to("192.0.2.2", 4789).byte(7, 3))
+            .routed_to("gw", 1),
+        on("TCP to a VTEP", "two", to("192.0.2.2", 4789).byte(9, 6)).routed_to("gw", 1),
+        on("VXLAN to the outside", "two", to("198.51.100.1", 4789)).routed_to("gw", 1),
         on("the gateway port may", "gw", to("172.16.0.2", 4789)).tunnelled_to(2),
     ]
 }
@@ -335,6 +374,22 @@ pub(crate) fn from_underlay() -> Vec<Row> {
         )
         .given(flood_multicast)
         .drops(Why::NotGateway),
+        via("underlay: the gateway's address", 2, udp("fe80::1", "ff02::fb").to(ALL_NODES))
+            .given(flood_multicast)
+            .drops(Why::SpoofedAddress),
+        via("underlay: the gateway's address, IPv4", 2, udp("169.254.1.1", "224.0.0.251").to(MDNS))
+            .given(flood_multicast)
+            .drops(Why::SpoofedAddress),
+        via(
+            "underlay: from a VTEP that was only heard",
+            8,
+            udp("fe80::9", "ff02::fb").to(ALL_NODES),
+        )
+        .given(|spec| {
+            flood_multicast(spec);
+            spec.heard.push((vtep_ip(8), "pods".to_owned()));
+        })
+        .drops(Why::PeerNotInSegment),
         via("underlay: link-local unicast", 2, udp("fe80::9", TWO6)).drops(Why::SpoofedAddress),
     ]
 }
@@ -352,10 +407,27 @@ pub(crate) fn link() -> Vec<Row> {
             .floods(PODS, &[2, 3]),
         pod("multicast with one hop", TWO, "224.0.0.251", MDNS).floods(PODS, &[]),
         pod("multicast from another", "10.244.1.3", "224.0.0.251", MDNS).drops(Why::SpoofedAddress),
+        pod("multicast from the gateway's address", "fe80::1", "ff02::1", ALL_NODES)
+            .drops(Why::SpoofedAddress),
+        pod("multicast from the gateway's address, IPv4", "169.254.1.1", "224.0.0.1", MDNS)
+            .drops(Why::SpoofedAddress),
+        on("who may spoof, to a group", "loose", udp("10.244.1.3", "224.0.0.251").to(MDNS))
+            .floods(&["two", "three", "narrow"], &[]),
         pod("DHCP", "0.0.0.0", "255.255.255.255", MacAddr::BROADCAST).drops(Why::SpoofedAddress),
         pod("unicast in a broadcast", TWO, "10.244.1.3", MacAddr::BROADCAST).drops(Why::NotGateway),
-        pod("multicast, alone", TWO, "224.0.0.251", MDNS)
-            .given(|spec| spec.ports.retain(|port| ["two", "gw"].contains(&&*port.name)))
+        pod("multicast, alone", TWO, "224.0.0.251", MDNS).given(alone).drops(Why::NoDestination),
+        pod("multicast, alone on this node", TWO, "224.0.0.251", MDNS)
+            .given(|spec| {
+                alone(spec);
+                flood_multicast(spec);
+            })
+            .floods(&[], &[2, 3]),
+        pod("multicast, alone in the cluster", TWO, "224.0.0.251", MDNS)
+            .given(|spec| {
+                alone(spec);
+                flood_multicast(spec);
+                spec.segments[0].cluster.as_mut().unwrap().routes.clear();
+            })
             .drops(Why::NoDestination),
         on("IGMP", "two", {
             let mut unit = udp(TWO, "224.0.0.22").to(MacAddr([1, 0, 0x5e, 0, 0, 0x16]));
@@ -364,6 +436,10 @@ pub(crate) fn link() -> Vec<Row> {
         })
         .drops(Why::LinkControl),
         on("listener report", "two", icmp6(143, "::", "ff02::16")).drops(Why::LinkControl),
+        on("listener query", "two", icmp6(130, "fe80::2", "ff02::1")).drops(Why::LinkControl),
+        on("what is next to listener queries", "two", icmp6(129, "fe80::2", "ff02::1"))
+            .floods(PODS, &[]),
+        on("what is next to redirects", "two", icmp6(138, "fe80::2", "ff02::1")).floods(PODS, &[]),
         on("router solicitation", "two", icmp6(133, "fe80::2", "ff02::2")).drops(Why::LinkControl),
         on("router advertisement", "two", icmp6(134, "fe80::2", "ff02::1")).drops(Why::LinkControl),
         on("redirect, routed", "two", icmp6(137, TWO6, "fd44:0:0:1::3").to(GATEWAY_MAC.get()))

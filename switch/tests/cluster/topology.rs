@@ -53,6 +53,9 @@ fn ports_have_addresses_of_their_own() {
         let addresses = addresses.map(|ip| ip.parse().unwrap()).to_vec();
         let role = PortRole::Pod { addresses, spoof: false };
         spec.ports.push(PortSpec { role, ..pod("nowhere", 23, false) });
+        let addresses = vec!["172.16.0.1".parse().unwrap()];
+        let role = PortRole::Pod { addresses, spoof: true };
+        spec.ports.push(PortSpec { role, ..pod("node", 24, false) });
     });
     let twin = |at: usize| TopologyError::DuplicateAddress {
         port: name("twin"),
@@ -76,6 +79,7 @@ fn ports_have_addresses_of_their_own() {
         bad("fe80::9"),
         bad("::"),
         bad("255.255.255.255"),
+        TopologyError::BadAddress { port: name("node"), address: "172.16.0.1".parse().unwrap() },
     ];
     assert_eq!(wrong, want);
     let elsewhere = errors(|spec| {
@@ -86,6 +90,11 @@ fn ports_have_addresses_of_their_own() {
         spec.ports.push(PortSpec { mode: access("other"), ..pod("same", 2, false) });
     });
     assert_eq!(elsewhere, [], "another cluster has the same addresses");
+    let of_node = errors(|spec| {
+        let gateway = spec.ports.iter_mut().find(|port| port.name == "gw").unwrap();
+        gateway.role = PortRole::Gateway { addresses: vec!["172.16.0.1".parse().unwrap()] };
+    });
+    assert_eq!(of_node, [], "the node's own address may be its gateway port's");
 }
 
 #[test]
@@ -172,9 +181,12 @@ fn errors_have_their_pace() {
     };
     assert_eq!(told(10, &nobody), 100);
     assert_eq!(told(15, &nobody), 5);
+    let expired = udp("10.244.1.2", "10.244.2.9").ttl(1);
+    assert_eq!((told(15, &expired), told(20, &expired)), (0, 5), "one pace for all errors");
     assert_eq!(told(15, &crate::world::udp_to("10.244.1.2", "10.244.2.9", 7, 1430)), 300);
     let two = world.engine.topology().port_named("two").unwrap().id;
     let reading = switch::read_port([&**world.engine.counters()], two);
     assert_eq!(reading.rx_dropped[DropReason::NoRoute as usize], 495);
+    assert_eq!(reading.rx_dropped[DropReason::TtlExceeded as usize], 595);
     assert!(reading.law_holds());
 }

@@ -1,10 +1,10 @@
 //! The node that the rows are about, the packets on it, and what a row is.
 
 use crate::kit::{Recorder, Sent, access, ethernet, port, readings, segment, vtep_ip};
-use encap::{Contiguous, Ethernet, FlowHash, Inet, MacAddr, Offload, StationMac, Vni, vxlan};
+use encap::{Contiguous, FlowHash, MacAddr, Offload, StationMac, Vni, vxlan};
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, PacketBuilderStep};
 use fdb::{Fdb, Settings, Tick};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use switch::{
     ClusterSpec, Counters, DropReason, Engine, GATEWAY_MAC, Outer, PortRole, PortSpec, Reading,
@@ -70,6 +70,11 @@ fn cluster() -> ClusterSpec {
     }
 }
 
+/// The VTEP `2001:db8::n`.
+pub(crate) fn vtep_ip6(n: u8) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()).into()
+}
+
 pub(crate) fn mac(n: u8) -> StationMac {
     MacAddr([0x0a, 0x7a, 10, 244, 1, n]).station().unwrap()
 }
@@ -121,6 +126,17 @@ impl Unit {
     pub(crate) fn ttl(self, ttl: u8) -> Self {
         let at = if self.ethertype == 0x0800 { 8 } else { 7 };
         self.byte(at, ttl)
+    }
+
+    /// With this TOS or traffic class.
+    pub(crate) fn tos(self, tos: u8) -> Self {
+        match self.ethertype {
+            0x0800 => self.byte(1, tos),
+            _ => {
+                let flow = self.l3[1] & 0x0f;
+                self.byte(0, 0x60 | tos >> 4).byte(1, tos << 4 | flow)
+            }
+        }
     }
 
     pub(crate) fn priority(mut self) -> Self {
@@ -195,6 +211,13 @@ pub(crate) fn framed(l3: Vec<u8>) -> Unit {
     Unit { dst, src, tags: vec![], ethertype, l3, offload }
 }
 
+/// What an outer header says beside who sends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wrapping {
+    pub(crate) reserved: bool,
+    pub(crate) tos: u8,
+}
+
 /// Where a row's frame comes in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum At {
@@ -228,16 +251,22 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) given: fn(&mut TopologySpec),
     pub(crate) at: At,
+    pub(crate) wrapping: Wrapping,
     pub(crate) unit: Unit,
     pub(crate) want: Want,
 }
 
+fn row(name: &'static str, at: At, unit: Unit) -> Row {
+    let (wrapping, want) = (Wrapping::default(), Want::Answer(vec![]));
+    Row { name, given: |_| (), at, wrapping, unit, want }
+}
+
 pub(crate) fn on(name: &'static str, port: &'static str, unit: Unit) -> Row {
-    Row { name, given: |_| (), at: At::Port(port), unit, want: Want::Answer(vec![]) }
+    row(name, At::Port(port), unit)
 }
 
 pub(crate) fn via(name: &'static str, vtep: u8, unit: Unit) -> Row {
-    Row { name, given: |_| (), at: At::Vtep(vtep), unit, want: Want::Answer(vec![]) }
+    row(name, At::Vtep(vtep), unit)
 }
 
 /// The frame as a router has to pass it on.
@@ -256,14 +285,32 @@ impl Row {
         Self { given, ..self }
     }
 
+    /// In a datagram with this outer TOS.
+    pub(crate) fn marked(mut self, tos: u8) -> Self {
+        self.wrapping.tos = tos;
+        self
+    }
+
+    /// In a datagram with reserved bits in its VXLAN header.
+    pub(crate) fn reserved(mut self) -> Self {
+        self.wrapping.reserved = true;
+        self
+    }
+
     pub(crate) fn drops(self, reason: DropReason) -> Self {
         Self { want: Want::Drop(reason), ..self }
     }
 
     /// Is routed to a port, to the MAC address that ends with `n`.
     pub(crate) fn routed_to(self, port: &'static str, n: u8) -> Self {
+        let unit = self.unit.clone();
+        self.routed_as(port, n, &unit)
+    }
+
+    /// As [`Self::routed_to`], as this frame would be.
+    pub(crate) fn routed_as(self, port: &'static str, n: u8, unit: &Unit) -> Self {
         let ages = matches!(self.at, At::Port(_));
-        Self { want: Want::Port(port, passed(&self.unit, mac(n), ages)), ..self }
+        Self { want: Want::Port(port, passed(unit, mac(n), ages)), ..self }
     }
 
     pub(crate) fn tunnelled_to(self, n: u8) -> Self {
@@ -291,7 +338,7 @@ impl Row {
     pub(crate) fn run(&self) {
         let mut spec = spec();
         (self.given)(&mut spec);
-        let mut world = World::new(&spec);
+        let mut world = World { wrapping: self.wrapping, ..World::new(&spec) };
         let sent = world.send(Tick(5), self.at, &self.unit);
         self.check_counters(&world);
         let entries = world.fdb.entries(Tick(5));
@@ -302,8 +349,8 @@ impl Row {
     fn check_counters(&self, world: &World) {
         let ingress = match self.at {
             At::Port(name) => name.to_owned(),
-            At::Vtep(n) if world.engine.topology().vtep_at(vtep_ip(n)).is_some() => {
-                vtep_ip(n).to_string()
+            At::Vtep(n) if world.engine.topology().vtep_at(world.vtep(n)).is_some() => {
+                world.vtep(n).to_string()
             }
             At::Vtep(_) => "stranger".to_owned(),
         };
@@ -319,6 +366,8 @@ impl Row {
             }
             assert_eq!(reading, want, "counters of {name}");
         }
+        let noted = self.wrapping.reserved && !matches!(self.want, Want::Drop(_));
+        assert_eq!(world.engine.counters().reserved_bits().get(), u64::from(noted));
     }
 
     fn check_output(&self, world: &World, sent: &[Sent]) {
@@ -355,6 +404,8 @@ impl Row {
 pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) fdb: Arc<Fdb>,
+    /// Of datagrams.
+    pub(crate) wrapping: Wrapping,
 }
 
 /// What feeds the flow hash.
@@ -366,7 +417,12 @@ impl World {
         let fdb = Arc::new(Fdb::new(Settings { seed: Some(7), ..Settings::default() }));
         let counters = Arc::new(Counters::default());
         let engine = Engine::new(Arc::new(topology), fdb.reader(), counters, SEED);
-        Self { engine, fdb }
+        Self { engine, fdb, wrapping: Wrapping::default() }
+    }
+
+    /// The address of VTEP `n`, of whichever family the underlay is.
+    fn vtep(&self, n: u8) -> IpAddr {
+        if self.engine.topology().local().is_ipv4() { vtep_ip(n) } else { vtep_ip6(n) }
     }
 
     pub(crate) fn send(&mut self, now: Tick, at: At, unit: &Unit) -> Vec<Sent> {
@@ -389,8 +445,9 @@ impl World {
             }
             At::Vtep(n) => {
                 let vni = Vni::new(VNI).unwrap();
-                let header = vxlan::Header { vni, reserved_bits_set: false };
-                let outer = Outer { peer: vtep_ip(n), header, tos: 0 };
+                let Wrapping { reserved, tos } = self.wrapping;
+                let header = vxlan::Header { vni, reserved_bits_set: reserved };
+                let outer = Outer { peer: self.vtep(n), header, tos };
                 self.engine.from_underlay(now, outer, &unit.frame(), &mut sink);
             }
         }
@@ -404,13 +461,13 @@ impl World {
 
     fn to_vteps(&self, vteps: &[u8], bytes: Vec<u8>, unit: &Unit) -> Sent {
         let topology = self.engine.topology();
-        let asked = unit.bytes();
-        let inet = Inet::at(&asked, &Ethernet::parse(&asked).unwrap()).unwrap();
+        let [a, b, ..] = unit.l3[..] else { panic!("no IP") };
+        let tos = if unit.ethertype == 0x0800 { b } else { a << 4 | b >> 4 };
         Sent::ToVteps {
-            vteps: vteps.iter().map(|n| topology.vtep_at(vtep_ip(*n)).unwrap().id).collect(),
+            vteps: vteps.iter().map(|n| topology.vtep_at(self.vtep(*n)).unwrap().id).collect(),
             vni: Vni::new(VNI).unwrap(),
-            flow: FlowHash::of(&asked, SEED),
-            tos: inet.tos,
+            flow: FlowHash::of(&unit.bytes(), SEED),
+            tos,
             bytes,
             offload: Offload::default(),
         }

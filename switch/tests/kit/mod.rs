@@ -4,7 +4,9 @@
 
 use encap::{FlowHash, Frame, MacAddr, Offload, StationMac, Vni};
 use fdb::{PortId, VtepId};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use switch::{
     Counters, DropReason, PortModeSpec, PortRole, PortSpec, Reading, Remote, SegmentSpec, Sink,
     Topology, read_port, read_stranger, read_vtep,
@@ -155,6 +157,24 @@ impl Sink for Recorder {
         let (vteps, bytes, offload) = (vteps.to_vec(), bytes_of(frame), frame.offload);
         self.0.push(Sent::ToVteps { vteps, vni, flow, tos, bytes, offload });
     }
+}
+
+/// Runs the rows of a table, each in a world of its own, and names all that fail.
+pub(crate) fn check_rows<R>(rows: &[R], name: impl Fn(&R) -> &'static str, run: impl Fn(&R)) {
+    let mut seen = BTreeSet::new();
+    let failed: Vec<&str> = rows
+        .iter()
+        .filter(|row| {
+            assert!(seen.insert(name(row)), "two rows are called \"{}\"", name(row));
+            let outcome = catch_unwind(AssertUnwindSafe(|| run(row)));
+            if outcome.is_err() {
+                eprintln!("^ row: {}\n", name(row));
+            }
+            outcome.is_err()
+        })
+        .map(&name)
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 /// Every ingress of a topology, and the strangers, each with its name.

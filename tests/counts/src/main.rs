@@ -40,13 +40,13 @@ const fn path(
 
 /// Superframe and train have 44 segments: divide by that for the cost of one.
 const PATHS: [Path; 14] = [
-    path("port-to-port", "64-byte frame", 730, engine::port_to_port, 20_000),
-    path("port-to-vtep", "64-byte frame", 940, engine::port_to_vtep, 20_000),
-    path("vtep-to-port", "64-byte frame", 850, engine::vtep_to_port, 20_000),
-    path("superframe", "TCP superframe, port to VTEP", 900, engine::superframe, 5_000),
-    path("pod-to-pod", "64-byte frame", 1_150, cluster::pod_to_pod, 20_000),
+    path("port-to-port", "64-byte frame", 690, engine::port_to_port, 20_000),
+    path("port-to-vtep", "64-byte frame", 915, engine::port_to_vtep, 20_000),
+    path("vtep-to-port", "64-byte frame", 805, engine::vtep_to_port, 20_000),
+    path("superframe", "TCP superframe, port to VTEP", 875, engine::superframe, 5_000),
+    path("pod-to-pod", "64-byte frame", 1_140, cluster::pod_to_pod, 20_000),
     path("pod-to-vtep", "64-byte frame, 10 k routes", 1_380, cluster::pod_to_vtep, 20_000),
-    path("vtep-to-pod", "64-byte frame, 10 k routes", 1_520, cluster::vtep_to_pod, 20_000),
+    path("vtep-to-pod", "64-byte frame, 10 k routes", 1_450, cluster::vtep_to_pod, 20_000),
     path("pod-superframe", "TCP superframe, pod to VTEP", 1_330, cluster::superframe, 5_000),
     path("segmentation", "44 headers written", 47_000, train::segmentation, 1_000),
     path("coalescing", "44 frames joined, vouched", 49_000, train::coalescing, 1_000),
