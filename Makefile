@@ -17,17 +17,21 @@ FUZZ_SECONDS ?= 60
 UNITS := tapestry.service tapestry-helper.service tapestry-helper.socket
 
 # Whole-daemon tests that need namespaces; all others run as anybody, anywhere.
-NETNS_TESTS := netns gateway
+NETNS_TESTS := netns gateway runtimes
 PLAIN_TESTS := $(filter-out $(NETNS_TESTS),$(basename $(notdir $(wildcard tests/*.rs))) \
   $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
 
-.PHONY: help demo test check lint bench counts versus fuzz install uninstall clean setup-build setup-test packaging-check doc
+.PHONY: help demo demo-cluster test check lint bench counts attachments versus fuzz install uninstall clean setup-build setup-demo setup-test packaging-check doc
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
 demo: setup-build ## two nodes, two pods, a ping and some hundred MB over TCP between them
 	$(CARGO) run --release --quiet --example two-node -- $(DEMO_ARGS)
+
+demo-cluster: setup-demo ## three nodes that share an etcd, pods on each by the CNI plugin, and what becomes of them when etcd and a daemon die
+	$(CARGO) build --release --quiet --bins
+	$(CARGO) run --release --quiet --example cluster -- $(DEMO_ARGS)
 
 test: setup-test ## every test there is; a missing peer is skipped loudly (with CI=true it fails)
 	$(CARGO) test --workspace --all-targets
@@ -61,6 +65,9 @@ bench: setup-build ## criterion benches (BENCH_ARGS="-- --test" runs each once)
 
 counts: setup-test ## instructions per frame of the main paths, against their ceilings (COUNTS_ARGS="look-up …")
 	$(CARGO) run --release --quiet --package tapestry-counts -- $(COUNTS_ARGS)
+
+attachments: setup-test ## how long ADD takes, and what other pods notice of it; docs/performance.md
+	$(CARGO) bench --bench attachments
 
 versus: setup-test ## Tapestry beside the kernel, Open vSwitch and veth (VERSUS_ARGS="--quick", "--help"); docs/performance.md
 	$(CARGO) bench --bench versus -- $(VERSUS_ARGS)
@@ -104,6 +111,9 @@ clean: ## build products
 
 setup-build:
 	@./tests/setup build
+
+setup-demo:
+	@./tests/setup demo
 
 setup-test:
 	@./tests/setup test

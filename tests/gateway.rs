@@ -18,6 +18,8 @@ mod matrix;
 mod obstacles;
 #[path = "gateway/probe.rs"]
 mod probe;
+#[path = "gateway/product.rs"]
+mod product;
 #[path = "gateway/services.rs"]
 mod services;
 #[path = "gateway/standin.rs"]
@@ -40,6 +42,17 @@ fn main() -> ExitCode {
             mapped_ports,
             mapped_ports_by_direct_routing,
         ]),
+        &cases!(product, needs NFT, [
+            pods_and_nodes_through_the_tunnel,
+            pods_and_nodes_by_direct_routing,
+            pods_and_nodes_without_a_tunnel,
+            services_by_nft_through_the_tunnel,
+            services_by_nft_by_direct_routing,
+            services_by_nft_without_a_tunnel,
+            mapped_ports,
+            mapped_ports_by_direct_routing,
+        ]),
+        &cases!(product, needs IPTABLES, [services_by_iptables_through_the_tunnel]),
         &cases!(matrix, needs IPTABLES, [
             services_by_iptables_through_the_tunnel,
             services_by_iptables_without_a_tunnel,

@@ -9,6 +9,8 @@ use lab::cases;
 mod cluster;
 #[path = "netns/common.rs"]
 mod common;
+#[path = "netns/etcd.rs"]
+mod etcd;
 #[path = "netns/fairness.rs"]
 mod fairness;
 #[path = "netns/hostile.rs"]
@@ -48,6 +50,7 @@ const CAPTURE: &[&str] = &["ip", "ethtool", "nsenter", "tshark"];
 const LAN: &[&str] = &["ip", "nsenter"];
 const PARTED: &[&str] = &["ip", "nsenter", "setpriv", "nft"];
 const CLUSTER: &[&str] = &["ip", "nsenter", "nft"];
+const ETCD: &[&str] = &["ip", "nsenter", "nft", "etcd"];
 const SCALE: &[&str] = &["ip", "nsenter", "prlimit", "nft"];
 const FLOOD: &[&str] = &["ip", "nsenter", "chrt"];
 
@@ -83,6 +86,10 @@ fn main() -> ExitCode {
             a_firewall_in_the_way_is_in_the_status,
         ]),
         &cases!(way_out, needs PARTED, [a_daemon_without_capabilities_has_a_way_out_too]),
+        &cases!(etcd, needs ETCD, [
+            each_node_takes_a_share_and_each_pod_reaches_each_pod,
+            traffic_flows_whatever_becomes_of_etcd,
+        ]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(settings, needs LAN, [
             two_workers_and_queues,

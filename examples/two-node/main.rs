@@ -11,6 +11,8 @@
 // An example talks to its user.
 #![allow(clippy::print_stdout)]
 
+mod progress;
+#[path = "../common/show.rs"]
 mod show;
 mod stage;
 
@@ -23,6 +25,7 @@ use anyhow::{Context as _, Result, bail};
 use lab::cell::{self, Side};
 use lab::traffic::{ping, tcp};
 
+use progress::Progress;
 use stage::Stage;
 
 /// The hidden first argument that makes this program a `tapestry`.
@@ -74,7 +77,9 @@ fn demo(wishes: &Wishes) -> Result<()> {
 
     show::step("two nodes, a cable between them, and a pod on each");
     let mut stage = Stage::build()?;
-    show::layout();
+    println!(
+        "  pod-a 10.9.1.1 -- node-a 192.0.2.1 ===== VXLAN over UDP ===== 192.0.2.2 node-b -- 10.9.2.1 pod-b"
+    );
 
     show::step("a daemon on each node");
     stage.start_daemons()?;
@@ -90,7 +95,7 @@ fn demo(wishes: &Wishes) -> Result<()> {
     show::step("TCP between the pods, each byte compared on arrival");
     for host in stage.pod_b.hosts() {
         let bytes = wishes.megabytes * 1_000_000 / 4;
-        let progress = show::Progress::start(&format!("{host}"), 2 * bytes);
+        let progress = Progress::start(&format!("{host}"), 2 * bytes);
         let moved = tcp::transfer_watched(
             &stage.pod_a.space,
             &stage.pod_b.space,

@@ -4,7 +4,6 @@ use std::env;
 
 use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
-use lab::cell;
 use lab::config::{Config, Segment};
 use lab::daemon::{Daemon, Program};
 use lab::overlay::{Node, Pod, SEGMENT, UNDERLAY, VNI, access_port, pod};
@@ -64,9 +63,7 @@ impl Stage {
 
     /// Commands that reach into the cell from outside.
     pub(crate) fn print_keys(&self) {
-        let pid = cell::outer_pid().unwrap_or("PID");
-        let user = if cell::is_root_outside() { "" } else { "--user --preserve-credentials " };
-        let enter = format!("nsenter --target {pid} {user}--mount --net");
+        let enter = show::way_in();
         let program = env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
         for (name, daemon) in self.daemons() {
             println!(

@@ -124,7 +124,8 @@ impl Call {
         }
         match &self.netns {
             None if whole => problems.push("CNI_NETNS is missing".to_owned()),
-            Some(path) if !path.is_absolute() => {
+            // Where none is needed libcni says "dummy".
+            Some(path) if (whole || self.command == Command::Del) && !path.is_absolute() => {
                 problems.push(format!("CNI_NETNS {path:?} is no absolute path"));
             }
             _ => {}
@@ -214,6 +215,8 @@ mod tests {
         assert_eq!(call(&odd).unwrap().args, []);
         for command in ["GC", "STATUS", "VERSION"] {
             assert!(call(&[("CNI_COMMAND", command)]).is_ok());
+            let dummies = ["CNI_NETNS", "CNI_IFNAME", "CNI_PATH"].map(|name| (name, "dummy"));
+            assert!(call(&[&[("CNI_COMMAND", command)], &dummies[..]].concat()).is_ok());
         }
     }
 }

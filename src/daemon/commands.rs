@@ -41,7 +41,12 @@ impl Daemon {
             Command::IpList(reply) => drop(reply.send(self.ip_rows())),
             Command::IpRelease(text, reply) => drop(reply.send(self.ip_release(&text))),
             Command::Gc(scope, reply) => drop(reply.send(self.collect(scope))),
-            Command::Attach(ask, reply) => drop(reply.send(Ok(self.attach_ask(ask)))),
+            Command::Attach(ask, reply) => {
+                let answer = self.attach_ask(ask);
+                // The node's ports lead to the pod from now on, not from the next tick.
+                self.settle_way_out();
+                let _ = reply.send(Ok(answer));
+            }
             Command::Reload(reply) => drop(reply.send(self.reload())),
         }
     }

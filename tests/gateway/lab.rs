@@ -1,6 +1,5 @@
 //! Two nodes, their pods, and one who is outside.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -44,9 +43,9 @@ impl Who {
 
     pub(crate) fn addresses(self) -> [IpAddr; 2] {
         let [v4, v6] = match self {
-            Self::P1 => ["10.42.0.10", "fd42::10"],
-            Self::P2 => ["10.42.0.11", "fd42::11"],
-            Self::Q1 => ["10.42.1.10", "fd42:0:0:1::10"],
+            Self::P1 => ["10.42.0.10", "fd42::a"],
+            Self::P2 => ["10.42.0.11", "fd42::b"],
+            Self::Q1 => ["10.42.1.10", "fd42:0:0:1::a"],
             Self::A => ["192.0.2.1", "2001:db8::1"],
             Self::B => ["192.0.2.2", "2001:db8::2"],
             Self::Out => ["192.0.2.100", "2001:db8::100"],
@@ -81,7 +80,7 @@ pub(crate) enum Way {
 pub(crate) struct Lab {
     pub(crate) way: Way,
     pub(crate) mappings: Vec<Mapping>,
-    plumbing: Option<Box<dyn Any>>,
+    plumbing: Option<Box<dyn Laid>>,
     spaces: BTreeMap<&'static str, Space>,
     pub(crate) world: World,
 }
@@ -90,7 +89,15 @@ pub(crate) struct Lab {
 /// and all rules in place.
 pub(crate) trait Plumbing {
     /// Lays everything that is between the spaces; it stays as long as what is returned.
-    fn lay(&self, lab: &Lab) -> Result<Box<dyn Any>>;
+    fn lay(&self, lab: &Lab) -> Result<Box<dyn Laid>>;
+}
+
+/// What lies there. It goes when it is dropped.
+pub(crate) trait Laid {
+    /// Fails if it did, while it was used, what it should not do.
+    fn check(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// An address of node a that no other node knows.
@@ -166,15 +173,21 @@ impl Lab {
         nft(self.space(who), text)
     }
 
-    /// The configuration of a node.
-    pub(crate) fn cluster(&self, node: Who) -> Result<Cluster> {
+    /// Fails if what was laid did something that it should not do.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.plumbing.as_mut().map_or(Ok(()), |laid| laid.check())
+    }
+
+    /// The configuration file of a node, with a few lines of `[cluster]` in it.
+    pub(crate) fn config(&self, node: Who, lines: &str) -> String {
         let (name, address) = (node.name(), node.address(0));
         let way = match self.way {
             Way::Tunnel => "",
             Way::Direct => "direct_routing = true",
-            Way::Route => "mode = \"route\"",
+            // The network around knows no way to pods, so that the nodes have to.
+            Way::Route => "mode = \"route\"\ndirect_routing = true",
         };
-        let text = format!(
+        let mut text = format!(
             r#"
             [node]
             name = "{name}"
@@ -185,12 +198,25 @@ impl Lab {
             {way}
             non_masquerade = ["198.18.0.0/15", "2001:db8:18::/48"]
             service_networks = ["10.96.0.0/12", "fd96::/112"]
-            [[cluster.node]]
-            name = "{name}"
-            address = "{address}"
-            pod_cidrs = ["10.42.0.0/24"]
+            {lines}
             "#
         );
+        for node in [Who::A, Who::B].map(member) {
+            let list = |nets: &[String]| format!("[\"{}\"]", nets.join("\", \""));
+            let nets: Vec<String> = node.pod_cidrs.iter().map(ToString::to_string).collect();
+            let others: Vec<String> =
+                node.addresses.iter().skip(1).map(ToString::to_string).collect();
+            text.push_str(&format!(
+                "[[cluster.node]]\nname = \"{}\"\naddress = \"{}\"\npod_cidrs = {}\naddresses = {}\n",
+                node.name, node.vtep.ip(), list(&nets), list(&others)
+            ));
+        }
+        text
+    }
+
+    /// The same, as a daemon reads it.
+    pub(crate) fn cluster(&self, node: Who) -> Result<Cluster> {
+        let text = self.config(node, "");
         let config = Config::parse(&text).map_err(|error| anyhow::anyhow!("{error:?}"))?;
         config.cluster.context("no cluster")
     }

@@ -1,5 +1,6 @@
 //! Who reaches whom, and whose address the one who is reached sees. The rows say it all; what lies
-//! between the nodes and their pods is a [`Plumbing`] of one's choice.
+//! between the nodes and their pods is a [`Plumbing`] of one's choice: here the stand-in, and in
+//! [`super::product`] the daemons.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,8 +19,8 @@ use Sees::{Gateway, Itself, Node};
 use To::{At, Cluster, Gate, Host, NodePort, Text};
 use Who::{A, B, Out, P1, P2, Q1};
 
-/// What lies between the nodes and their pods.
-const PLUMBING: &dyn Plumbing = &StandIn;
+/// What lies between the nodes and their pods of this module's own tests.
+const HERE: &dyn Plumbing = &StandIn;
 
 /// Whom a client asks.
 #[derive(Clone, Copy, Debug)]
@@ -223,17 +224,23 @@ fn seen(lab: &Lab, row: &Row, family: usize) -> IpAddr {
     }
 }
 
-fn paths(way: Way) -> Result<()> {
-    walk(&Lab::new(PLUMBING, way, &[])?, "pods and nodes", PATHS)
+/// Pods, nodes and the outside.
+pub(crate) fn paths(plumbing: &dyn Plumbing, way: Way) -> Result<()> {
+    let mut lab = Lab::new(plumbing, way, &[])?;
+    walk(&lab, "pods and nodes", PATHS)?;
+    lab.check()
 }
 
-fn services(way: Way, style: Style) -> Result<()> {
-    let lab = Lab::new(PLUMBING, way, &[])?;
+/// The same with Services beside them.
+pub(crate) fn services(plumbing: &dyn Plumbing, way: Way, style: Style) -> Result<()> {
+    let mut lab = Lab::new(plumbing, way, &[])?;
     provide(&lab, style)?;
-    walk(&lab, &format!("services by {style:?}"), &[PATHS, SERVICES].concat())
+    walk(&lab, &format!("services by {style:?}"), &[PATHS, SERVICES].concat())?;
+    lab.check()
 }
 
-fn mapped(way: Way) -> Result<()> {
+/// The same with mapped ports.
+pub(crate) fn mapped(plumbing: &dyn Plumbing, way: Way) -> Result<()> {
     let mapping = |host: Option<&str>, port, who: Who| {
         let host = host.map(|host| host.parse().unwrap());
         [Protocol::Tcp, Protocol::Udp]
@@ -242,40 +249,41 @@ fn mapped(way: Way) -> Result<()> {
     let mut all = vec![mapping(None, 7000, P2), mapping(None, 7002, P1)];
     all.extend(LOOPBACK.map(|host| mapping(Some(host), 7001, P2)));
     all.extend(NODE_A.map(|host| mapping(Some(host), 7003, P2)));
-    let lab = Lab::new(PLUMBING, way, &all.concat().concat())?;
-    walk(&lab, "mapped ports", &[PATHS, MAPPED].concat())
+    let mut lab = Lab::new(plumbing, way, &all.concat().concat())?;
+    walk(&lab, "mapped ports", &[PATHS, MAPPED].concat())?;
+    lab.check()
 }
 
 pub(crate) fn pods_and_nodes_through_the_tunnel() -> Result<()> {
-    paths(Way::Tunnel)
+    paths(HERE, Way::Tunnel)
 }
 
 pub(crate) fn pods_and_nodes_by_direct_routing() -> Result<()> {
-    paths(Way::Direct)
+    paths(HERE, Way::Direct)
 }
 
 pub(crate) fn pods_and_nodes_without_a_tunnel() -> Result<()> {
-    paths(Way::Route)
+    paths(HERE, Way::Route)
 }
 
 pub(crate) fn services_by_nft_through_the_tunnel() -> Result<()> {
-    services(Way::Tunnel, Style::Nft)
+    services(HERE, Way::Tunnel, Style::Nft)
 }
 
 pub(crate) fn services_by_nft_by_direct_routing() -> Result<()> {
-    services(Way::Direct, Style::Nft)
+    services(HERE, Way::Direct, Style::Nft)
 }
 
 pub(crate) fn services_by_nft_without_a_tunnel() -> Result<()> {
-    services(Way::Route, Style::Nft)
+    services(HERE, Way::Route, Style::Nft)
 }
 
 pub(crate) fn services_by_iptables_through_the_tunnel() -> Result<()> {
-    services(Way::Tunnel, Style::Iptables)
+    services(HERE, Way::Tunnel, Style::Iptables)
 }
 
 pub(crate) fn services_by_iptables_without_a_tunnel() -> Result<()> {
-    services(Way::Route, Style::Iptables)
+    services(HERE, Way::Route, Style::Iptables)
 }
 
 /// The one style that a kernel may be without.
@@ -284,13 +292,13 @@ pub(crate) fn services_by_ipvs() -> Result<()> {
         eprintln!("\n*** SKIPPED services by IPVS: this kernel has none: {obstacle} ***");
         return Ok(());
     }
-    services(Way::Tunnel, Style::Ipvs)
+    services(HERE, Way::Tunnel, Style::Ipvs)
 }
 
 pub(crate) fn mapped_ports() -> Result<()> {
-    mapped(Way::Tunnel)
+    mapped(HERE, Way::Tunnel)
 }
 
 pub(crate) fn mapped_ports_by_direct_routing() -> Result<()> {
-    mapped(Way::Direct)
+    mapped(HERE, Way::Direct)
 }

@@ -2,7 +2,6 @@
 //! has the pods' host routes, knows one way to the other node's, and gives the rest to the node. It
 //! tracks no connection.
 
-use std::any::Any;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
@@ -14,13 +13,15 @@ use tapestry::gateway::port::{gateway_port, tune};
 use tapestry::gateway::ruleset::{Ruleset, TABLE};
 use tapestry::gateway::ways::{Subnet, Ways, reconcile, ways};
 
-use super::land::{Lab, Plumbing, Who, gateway, nft};
+use super::land::{Lab, Laid, Plumbing, Who, gateway, nft};
 
 /// See above.
 pub(crate) struct StandIn;
 
+impl Laid for [Space; 2] {}
+
 impl Plumbing for StandIn {
-    fn lay(&self, lab: &Lab) -> Result<Box<dyn Any>> {
+    fn lay(&self, lab: &Lab) -> Result<Box<dyn Laid>> {
         let switches = [lab.world.space("sw-a")?, lab.world.space("sw-b")?];
         let [a, b] = &switches;
         for switch in &switches {

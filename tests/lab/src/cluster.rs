@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -84,10 +84,7 @@ impl Cluster {
             ..Plan::default()
         };
         let mut overlay = Overlay::build(&bare)?;
-        let store = match &plan.store {
-            Some(store) => store.clone(),
-            None => static_nodes(&overlay.nodes, plan),
-        };
+        let listed = static_nodes(&overlay.nodes, plan);
         for index in 0..plan.nodes {
             let (Some(node), Some(config)) =
                 (overlay.nodes.get(index), overlay.configs.get_mut(index))
@@ -97,7 +94,13 @@ impl Cluster {
             forward(&node.space)?;
             let daemon = Daemon::prepare(program, &node.space)?;
             config.segments.clear();
-            config.extra = section(&daemon.beside("attach.sock"), &plan.extra, &store);
+            // What the list of nodes has of each, a node tells other stores itself.
+            let own = format!("addresses = [\"{}\"]\n{}", node.vtep(!plan.over_ipv6), plan.extra);
+            let (extra, store) = match &plan.store {
+                Some(store) => (&own, store),
+                None => (&plan.extra, &listed),
+            };
+            config.extra = section(&daemon.beside("attach.sock"), extra, store);
             daemon.configure(config)?;
             overlay.daemons.push(daemon);
         }
@@ -171,39 +174,8 @@ impl Cluster {
         keys: &Value,
     ) -> Result<Value> {
         let (node, daemon) = self.node(index)?;
-        let mut config = json!({
-            "cniVersion": "1.1.0",
-            "name": NETWORK,
-            "type": "tapestry-cni",
-            "socket": daemon.beside("attach.sock"),
-        });
-        if let (Some(config), Some(keys)) = (config.as_object_mut(), keys.as_object()) {
-            config.extend(keys.clone());
-        }
-        let mut plugin = Command::new(&self.plugin);
-        plugin
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", container)
-            .env("CNI_NETNS", format!("{}/{}", netns::RUN_DIR, space.name()))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", "/usr/lib/cni:/opt/cni/bin")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = node.space.spawn_process(&mut plugin)?;
-        child.stdin.take().context("stdin")?.write_all(config.to_string().as_bytes())?;
-        let output = child.wait_with_output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success(),
-            "{command} {container}: {}: {text}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        if text.trim().is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_str(&text).with_context(|| format!("{command} printed {text}"))
+        let config = conf(daemon, keys);
+        call_plugin(&self.plugin, &node.space, &config, command, container, space)
     }
 
     /// Holds every daemon to its rules.
@@ -214,6 +186,61 @@ impl Cluster {
     pub fn assert_sound(&mut self) -> Result<()> {
         self.overlay.assert_sound()
     }
+}
+
+/// The plugin's configuration for a daemon, with further keys.
+#[must_use]
+pub fn conf(daemon: &Daemon, keys: &Value) -> Value {
+    let mut config = json!({
+        "cniVersion": "1.1.0",
+        "name": NETWORK,
+        "type": "tapestry-cni",
+        "socket": daemon.beside("attach.sock"),
+    });
+    if let (Some(config), Some(keys)) = (config.as_object_mut(), keys.as_object()) {
+        config.extend(keys.clone());
+    }
+    config
+}
+
+/// Calls a plugin on a node as libcni does, for the container in `pod`. Returns its result, or null
+/// when it prints nothing.
+///
+/// # Errors
+///
+/// If it fails: with the error it prints.
+pub fn call_plugin(
+    plugin: &Path,
+    node: &Space,
+    config: &Value,
+    command: &str,
+    container: &str,
+    pod: &Space,
+) -> Result<Value> {
+    let mut process = Command::new(plugin);
+    process
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", container)
+        .env("CNI_NETNS", format!("{}/{}", netns::RUN_DIR, pod.name()))
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/usr/lib/cni:/opt/cni/bin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = node.spawn_process(&mut process)?;
+    child.stdin.take().context("stdin")?.write_all(config.to_string().as_bytes())?;
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "{command} {container}: {}: {text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(&text).with_context(|| format!("{command} printed {text}"))
 }
 
 /// What a node's kernel needs to be a router, as packaging's sysctl file sets it.
@@ -237,7 +264,7 @@ fn static_nodes(nodes: &[Node], plan: &ClusterPlan) -> String {
     for (index, node) in nodes.iter().take(plan.nodes).enumerate() {
         let number = index + 1;
         let vtep = node.vtep(plan.over_ipv6);
-        let other: IpAddr = if plan.over_ipv6 { node.v4.into() } else { node.v6.into() };
+        let other = node.vtep(!plan.over_ipv6);
         let _ = write!(
             text,
             "\n[[cluster.node]]\nname = \"node{number}\"\naddress = \"{vtep}\"\n\

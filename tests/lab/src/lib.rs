@@ -13,6 +13,7 @@ pub mod cell;
 pub mod cluster;
 pub mod config;
 pub mod daemon;
+pub mod etcd;
 pub mod overlay;
 pub mod peer;
 pub mod suite;

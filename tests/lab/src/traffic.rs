@@ -3,6 +3,7 @@
 pub mod flood;
 pub mod frames;
 pub mod lasting;
+pub mod mirror;
 pub mod ping;
 pub mod tcp;
 pub mod udp;

@@ -1,4 +1,4 @@
-//! What the demo prints.
+//! A line that fills while bytes arrive.
 
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::sync::Arc;
@@ -8,27 +8,7 @@ use std::time::{Duration, Instant};
 
 use lab::traffic::tcp::Transfer;
 
-pub(crate) fn step(title: &str) {
-    println!("\n== {title}");
-}
-
-pub(crate) fn layout() {
-    println!(
-        "  pod-a 10.9.1.1 -- node-a 192.0.2.1 ===== VXLAN over UDP ===== 192.0.2.2 node-b -- 10.9.2.1 pod-b"
-    );
-}
-
-pub(crate) fn milliseconds(time: &Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1e3)
-}
-
-pub(crate) fn indented(text: &str) {
-    for line in text.lines() {
-        println!("    {line}");
-    }
-}
-
-/// A line that fills while bytes arrive; on anything but a terminal only its end is printed.
+/// Such a line; on anything but a terminal only its end is printed.
 pub(crate) struct Progress {
     title: String,
     counter: Arc<AtomicU64>,

@@ -1,0 +1,26 @@
+//! What the demos have in common: how they tell what they do, and the way in for those who look.
+
+use std::time::Duration;
+
+use lab::cell;
+
+pub(crate) fn step(title: &str) {
+    println!("\n== {title}");
+}
+
+pub(crate) fn milliseconds(time: &Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}
+
+pub(crate) fn indented(text: &str) {
+    for line in text.lines() {
+        println!("    {line}");
+    }
+}
+
+/// What to put in front of a command that is to run within the demo, from another terminal.
+pub(crate) fn way_in() -> String {
+    let pid = cell::outer_pid().unwrap_or("PID");
+    let user = if cell::is_root_outside() { "" } else { "--user --preserve-credentials " };
+    format!("nsenter --target {pid} {user}--mount --net")
+}

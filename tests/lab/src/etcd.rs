@@ -1,0 +1,119 @@
+//! A real etcd server on a node, in a directory of its own.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::tool::{self, Background, eventually};
+use crate::world::Space;
+
+/// The programs that it takes.
+pub const PROGRAMS: &[&str] = &["etcd"];
+
+const CLIENTS: u16 = 2379;
+const MEMBERS: u16 = 2380;
+
+/// How long it may take until it answers.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server, alone in its cluster. Dropping it kills it; what it keeps goes with it.
+#[derive(Debug)]
+pub struct Etcd {
+    process: Option<Background>,
+    space: Space,
+    address: IpAddr,
+    dir: TempDir,
+}
+
+impl Etcd {
+    /// Starts one, and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// If it does not; with what it said.
+    pub fn start(space: &Space, address: IpAddr) -> Result<Self> {
+        let dir = TempDir::with_prefix("etcd-")?;
+        let mut etcd = Self { process: None, space: space.clone(), address, dir };
+        etcd.launch()?;
+        Ok(etcd)
+    }
+
+    /// `store = "etcd"` and its table, for a server at this address.
+    #[must_use]
+    pub fn store(address: IpAddr) -> String {
+        let url = url(address, CLIENTS);
+        format!("store = \"etcd\"\n[cluster.etcd]\nendpoints = [\"{url}\"]")
+    }
+
+    /// Starts it again after [`Self::kill`], with what it kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn launch(&mut self) -> Result<()> {
+        let [clients, members] = [CLIENTS, MEMBERS].map(|port| url(self.address, port));
+        let mut command = tool::command("etcd");
+        command.args(["--name", "etcd", "--data-dir"]).arg(self.dir.path().join("data"));
+        command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+        command.args(["--listen-peer-urls", &members, "--initial-advertise-peer-urls", &members]);
+        command.args(["--initial-cluster", &format!("etcd={members}")]);
+        // Debian's build refuses to run on others than amd64 without.
+        command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
+        let dir = self.dir.path();
+        let process = self.space.run(|| Background::start(&mut command, dir, "etcd"))??;
+        let process = self.process.insert(process);
+        let (space, at) = (&self.space, SocketAddr::new(self.address, CLIENTS));
+        let healthy = eventually(PATIENCE, "etcd is healthy", || {
+            ensure!(process.is_running()?, "etcd has ended");
+            Ok(space.run(|| is_healthy(at))?.unwrap_or(false))
+        });
+        healthy.map_err(|error| error.context(process.said()))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("not running")?.signal(signal)
+    }
+
+    /// Removes all it keeps, as when its disk was replaced; it must have been killed.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be removed.
+    pub fn forget(&self) -> Result<()> {
+        ensure!(self.process.is_none(), "etcd runs");
+        std::fs::remove_dir_all(self.dir.path().join("data")).context("etcd's data")
+    }
+
+    /// Ends it as a crash would.
+    ///
+    /// # Errors
+    ///
+    /// If it does not end.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.signal(Signal::SIGKILL)?;
+        process.wait(PATIENCE).map(drop)
+    }
+}
+
+fn url(address: IpAddr, port: u16) -> String {
+    format!("http://{}", SocketAddr::new(address, port))
+}
+
+fn is_healthy(at: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.contains(r#""health":"true""#))
+}

@@ -1,0 +1,130 @@
+//! A cluster whose members are kept in a real etcd, and what becomes of its traffic when that goes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use lab::cluster::{Cluster, ClusterPlan};
+use lab::etcd::Etcd;
+use lab::overlay::Pod;
+use lab::tool::eventually;
+use lab::traffic::lasting::Talks;
+use nix::sys::signal::Signal;
+
+use super::cluster::plugin;
+use super::common::{exchange_cleanly, rows, still_forwarding, tapestry};
+
+const NODES: usize = 3;
+
+/// How long something may take that follows by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What daemons say while their store is away, or does not say what it said before.
+const SAID: &[&str] = &["etcd", "store", "cluster"];
+
+/// Nodes, and a host with the server.
+fn start() -> Result<(Cluster, Etcd)> {
+    let host = IpAddr::from(Ipv4Addr::new(192, 0, 2, 4));
+    let plan = ClusterPlan {
+        nodes: NODES,
+        strangers: 1,
+        store: Some(Etcd::store(host)),
+        ..ClusterPlan::default()
+    };
+    let mut cluster = Cluster::build(&tapestry(), plugin(), &plan)?;
+    let etcd = Etcd::start(&cluster.overlay.nodes.last().context("no host")?.space, host)?;
+    for daemon in &mut cluster.overlay.daemons {
+        daemon.allow(SAID);
+        daemon.launch()?;
+    }
+    know_each_other(&cluster)?;
+    Ok((cluster, etcd))
+}
+
+fn know_each_other(cluster: &Cluster) -> Result<()> {
+    eventually(PATIENCE, "all nodes know each other", || {
+        cluster
+            .overlay
+            .daemons
+            .iter()
+            .try_fold(true, |all, daemon| Ok(all && rows(daemon, "node list")?.len() == NODES))
+    })
+}
+
+/// Whether each daemon says that its store answers, or that it does not.
+fn are_connected(cluster: &Cluster, connected: bool) -> Result<()> {
+    eventually(PATIENCE, &format!("connected: {connected}"), || {
+        cluster.overlay.daemons.iter().try_fold(true, |all, daemon| {
+            Ok(all && daemon.json("status")?["cluster"]["connected"] == connected)
+        })
+    })
+}
+
+/// The shares of all nodes, in their order.
+fn shares(cluster: &Cluster) -> Result<Vec<String>> {
+    let daemons = cluster.overlay.daemons.iter();
+    daemons.map(|daemon| Ok(daemon.json("status")?["cluster"]["pod_cidrs"].to_string())).collect()
+}
+
+fn talk(pods: &[Pod]) -> Result<Talks> {
+    let mut talks = Talks::default();
+    for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
+        for host in to.hosts() {
+            talks.open(&from.space, &to.space, host)?;
+        }
+    }
+    Ok(talks)
+}
+
+pub(crate) fn each_node_takes_a_share_and_each_pod_reaches_each_pod() -> Result<()> {
+    let (mut cluster, _etcd) = start()?;
+    let mut distinct = shares(&cluster)?;
+    distinct.sort();
+    distinct.dedup();
+    ensure!(distinct.len() == NODES, "{distinct:?}");
+    let pods = [cluster.add_pod(0, "a")?, cluster.add_pod(1, "b")?, cluster.add_pod(2, "c")?];
+    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+        exchange_cleanly(&pods[from], &pods[to], 1)?;
+    }
+    cluster.assert_sound()
+}
+
+/// etcd is killed, stopped without closing a connection, and comes back with nothing: pods talk on,
+/// new ones come, a daemon that starts meanwhile forwards as before, and each node has its share
+/// again.
+pub(crate) fn traffic_flows_whatever_becomes_of_etcd() -> Result<()> {
+    let (mut cluster, mut etcd) = start()?;
+    let mut pods =
+        vec![cluster.add_pod(0, "a")?, cluster.add_pod(1, "b")?, cluster.add_pod(2, "c")?];
+    let before = shares(&cluster)?;
+    let talks = talk(&pods)?;
+
+    etcd.signal(Signal::SIGSTOP)?;
+    talks.go_on()?;
+    are_connected(&cluster, false)?;
+    etcd.signal(Signal::SIGCONT)?;
+    are_connected(&cluster, true)?;
+
+    etcd.kill()?;
+    are_connected(&cluster, false)?;
+    pods.push(cluster.add_pod(1, "d")?);
+    cluster.overlay.daemons[0].kill()?;
+    cluster.overlay.daemons[0].launch()?;
+    pods.push(cluster.add_pod(0, "e")?);
+    for pod in &pods[3..] {
+        still_forwarding(&pods[2], pod)?;
+    }
+    talks.go_on()?;
+
+    etcd.forget()?;
+    etcd.launch()?;
+    are_connected(&cluster, true)?;
+    talks.go_on()?;
+    know_each_other(&cluster)?;
+    ensure!(shares(&cluster)? == before, "{:?}, not {before:?}", shares(&cluster)?);
+    for pod in &pods[1..] {
+        still_forwarding(&pods[0], pod)?;
+    }
+    talks.end()?;
+    cluster.assert_sound()
+}
