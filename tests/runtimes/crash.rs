@@ -44,9 +44,9 @@ pub(crate) fn a_daemon_that_dies_while_containers_start() -> Result<()> {
             let there = child.wait()?.success();
             stage.cluster.overlay.daemons[0].launch()?;
             if there {
-                started += 1
+                started += 1;
             } else {
-                refused += 1
+                refused += 1;
             }
             let after = podman.run(&format!("after-{moment}"), &[])?;
             let rows = stage.daemon(0)?.json("pod list")?;
