@@ -43,11 +43,7 @@ pub(crate) fn a_daemon_that_dies_while_containers_start() -> Result<()> {
             stage.cluster.overlay.daemons[0].kill()?;
             let there = child.wait()?.success();
             stage.cluster.overlay.daemons[0].launch()?;
-            if there {
-                started += 1;
-            } else {
-                refused += 1;
-            }
+            *(if there { &mut started } else { &mut refused }) += 1;
             let after = podman.run(&format!("after-{moment}"), &[])?;
             let rows = stage.daemon(0)?.json("pod list")?;
             let of = |row: &serde_json::Value| -> Vec<String> {
