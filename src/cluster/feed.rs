@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -105,6 +106,7 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
         let exceptions = membership.own_exceptions();
         membership.set_own(Own { exceptions, ..membership.own().clone() });
     }
+    let kept_shares = membership.own_shares();
     let nodes = match &config.store {
         Store::Static(nodes) => nodes.clone(),
         Store::Etcd(_) | Store::Kubernetes(_) => Vec::new(),
@@ -127,6 +129,7 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
         view_due: None,
         unsaved: None,
         saving: None,
+        kept_shares,
         relist_due: None,
         // Who this node is is news to a store that was just started.
         unpublished: true,
@@ -240,6 +243,8 @@ struct Task {
     /// Since when there is something that is not on disk.
     unsaved: Option<Instant>,
     saving: Option<JoinHandle<Result<(), FileError>>>,
+    /// This node's shares as they are on disk, or are about to be.
+    kept_shares: Vec<IpNet>,
     relist_due: Option<Instant>,
     unpublished: bool,
 }
@@ -335,13 +340,22 @@ impl Task {
     }
 
     fn save(&mut self, now: Instant) {
-        if self.saving.is_some() || self.unsaved.is_none_or(|since| since + SAVES_APART > now) {
+        if self.save_due().is_none_or(|due| due > now) {
             return;
         }
         self.unsaved = None;
+        self.kept_shares = self.membership.own_shares();
         if let Some(memory) = self.membership.memory() {
             self.saving = Some(self.save_beside(memory));
         }
+    }
+
+    /// When what is new is to be saved. Another share of this node's is at once: pods have addresses of
+    /// it from now on.
+    fn save_due(&self) -> Option<Instant> {
+        let since = self.unsaved.filter(|_| self.saving.is_none())?;
+        let soon = self.kept_shares != self.membership.own_shares();
+        Some(if soon { since } else { since + SAVES_APART })
     }
 
     /// The disk may be slow: it is written by another thread.
@@ -360,7 +374,7 @@ impl Task {
 
     fn next_due(&self) -> Instant {
         let view = self.view_due.filter(|_| self.membership.has_changed());
-        let save = self.unsaved.filter(|_| self.saving.is_none()).map(|since| since + SAVES_APART);
+        let save = self.save_due();
         let retry = self.unpublished.then(|| Instant::now() + VIEWS_APART);
         let far = Instant::now() + Duration::from_secs(3600);
         [view, save, retry, self.relist_due].into_iter().flatten().min().unwrap_or(far)

@@ -72,6 +72,22 @@ async fn what_was_published_stands_over_a_restart_until_it_is_known_what_is_now(
     feed.stop().await;
 }
 
+/// A daemon that dies a moment after it got its share has it when it is back.
+#[tokio::test]
+async fn a_share_is_on_disk_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let feed = start(&config(listed(&[1, 2])), 1, dir.path());
+    view(&feed, "the share is known", |view| view.own.is_some()).await;
+    let begun = Instant::now();
+    let kept =
+        || fs::read_to_string(dir.path().join("cluster.json")).is_ok_and(|t| t.contains("node-1"));
+    while !kept() {
+        assert!(begun.elapsed() < Duration::from_millis(1500), "as late as everything else");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    feed.stop().await;
+}
+
 #[tokio::test]
 async fn many_changes_are_few_views() {
     let dir = tempfile::tempdir().unwrap();
