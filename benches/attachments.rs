@@ -120,7 +120,7 @@ fn run() -> Result<()> {
         .map(|number| cluster.overlay.world.space(&format!("p{number}")))
         .collect::<Result<_>>()?;
     let (node, daemon) = cluster.node(0)?;
-    let config = conf(daemon, &json!({ "ipMasq": true }));
+    let config = conf(daemon, &json!({}));
     let caller = Caller { plugin: &plugin, node: &node.space, config: &config, pods: &pods };
     let mut found: Vec<(Phase, Found)> =
         Phase::ALL.map(|phase| (phase, Found::default())).into_iter().collect();

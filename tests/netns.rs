@@ -37,6 +37,8 @@ mod restart;
 mod scale;
 #[path = "netns/settings.rs"]
 mod settings;
+#[path = "netns/trouble.rs"]
+mod trouble;
 #[path = "netns/trunk.rs"]
 mod trunk;
 #[path = "netns/way_out.rs"]
@@ -89,6 +91,11 @@ fn main() -> ExitCode {
         &cases!(etcd, needs ETCD, [
             each_node_takes_a_share_and_each_pod_reaches_each_pod,
             traffic_flows_whatever_becomes_of_etcd,
+            a_share_that_is_given_back_is_nobodys,
+        ]),
+        &cases!(trouble, needs CLUSTER, [
+            a_share_that_changes_leaves_the_pods_their_addresses,
+            a_disk_that_takes_nothing_costs_new_pods_only,
         ]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(settings, needs LAN, [

@@ -102,7 +102,7 @@ impl Stage {
 
     /// Attaches a pod as a container runtime does. Returns how long the plugin took.
     pub(crate) fn add_pod(&mut self, node: usize, name: &str, keys: &Value) -> Result<Duration> {
-        let mut all = json!({ "ipMasq": true });
+        let mut all = json!({});
         if let (Some(all), Some(keys)) = (all.as_object_mut(), keys.as_object()) {
             all.extend(keys.clone());
         }

@@ -1,15 +1,16 @@
 //! What is to be gone, and could not be said because no daemon was there to hear it: a file for each,
 //! which the daemon consumes when it starts, and while it runs.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Key;
-use crate::durable::{self, ReadError, unix_ms};
+use crate::durable::{self, FileError, ReadError, unix_ms};
 
 /// The directory within the state directory.
 const DIR: &str = "tombstones";
@@ -66,25 +67,38 @@ impl Tombstones {
     ///
     /// If it cannot be written.
     pub fn leave(&self, tombstone: &Tombstone) -> io::Result<()> {
-        self.make_dir()?;
+        let dir = self.hold()?;
+        let held = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
         let stem = tombstone.key.file_stem();
-        let path = self.dir.join(format!("{stem}.{SUFFIX}"));
-        let aside = self.dir.join(format!("{stem}.{}", std::process::id()));
+        let path = held.join(format!("{stem}.{SUFFIX}"));
+        let aside = held.join(format!("{stem}.{}", std::process::id()));
         let text = serde_json::to_vec(tombstone)?;
-        durable::replace_by(&aside, &path, &text, 0o644)
-            .map_err(|error| io::Error::new(error.source.kind(), error))
+        durable::replace_by(&aside, &path, &text, 0o644).map_err(
+            |FileError { step, source, .. }| {
+                io::Error::new(source.kind(), format!("{}: {step}: {source}", self.dir.display()))
+            },
+        )
     }
 
-    /// The directory, which is the daemon's, whoever makes it: a daemon with an account of its own
-    /// could not remove what is in another's.
-    fn make_dir(&self) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.dir)?;
-        let Some(state) = self.dir.parent() else { return Ok(()) };
-        let (state, own) = (fs::metadata(state)?, fs::metadata(&self.dir)?);
-        if (state.uid(), state.gid()) != (own.uid(), own.gid()) {
-            chown(&self.dir, Some(state.uid()), Some(state.gid()))?;
+    /// The directory, made where there is none. It is the daemon's, whoever makes it: a daemon with an
+    /// account of its own could not remove what is in another's. And since that account could put a
+    /// link in its place, while whoever leaves a tombstone is root, none is followed, and the directory
+    /// is held from here on.
+    fn hold(&self) -> io::Result<File> {
+        let state = self.dir.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(state)?;
+        match fs::DirBuilder::new().mode(0o755).create(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
         }
-        Ok(())
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
+        let dir = options.open(&self.dir)?;
+        let (state, own) = (fs::metadata(state)?, dir.metadata()?);
+        if (state.uid(), state.gid()) != (own.uid(), own.gid()) {
+            fchown(&dir, Some(state.uid()), Some(state.gid()))?;
+        }
+        Ok(dir)
     }
 
     /// All that were left, with their files.
@@ -161,6 +175,19 @@ mod tests {
     fn tombstone(container: &str) -> Tombstone {
         let [network, container, ifname] = ["pods", container, "eth0"].map(str::to_owned);
         Tombstone::now(Key { network, container, ifname }).unwrap()
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_directory_is_not_followed() {
+        let (state, elsewhere) = (tempdir().unwrap(), tempdir().unwrap());
+        let stones = Tombstones::of(state.path());
+        std::os::unix::fs::symlink(elsewhere.path(), state.path().join(DIR)).unwrap();
+        let error = stones.leave(&tombstone("a")).unwrap_err();
+        assert!(error.raw_os_error().is_some_and(|no| [libc::ELOOP, libc::ENOTDIR].contains(&no)));
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        fs::remove_file(state.path().join(DIR)).unwrap();
+        stones.leave(&tombstone("a")).unwrap();
+        assert_eq!(stones.read().unwrap().good.len(), 1);
     }
 
     #[test]

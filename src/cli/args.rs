@@ -230,7 +230,8 @@ pub enum NodeVerb {
     },
     /// Believe the store about nodes that it has lost and that were kept because they are many.
     ///
-    /// Without this they go when a second full list some minutes later has not got them either.
+    /// Without this they go when a second full list some minutes later has not got them either. A
+    /// store that says it is another cluster's, or another machine's, is believed as well.
     #[command(verbatim_doc_comment)]
     Confirm,
 }

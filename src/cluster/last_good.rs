@@ -23,6 +23,7 @@ const MAX_LEN: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct LastGood {
     dir: PathBuf,
+    conflist: Option<PathBuf>,
     belongs: Belongs,
 }
 
@@ -41,6 +42,9 @@ struct Content {
     version: u32,
     #[serde(flatten)]
     belongs: Belongs,
+    /// Where the CNI configuration was put: who is in no cluster any more has it from here.
+    #[serde(default)]
+    conflist: Option<PathBuf>,
     cluster: Option<String>,
     answered_ms: Option<u64>,
     nodes: Vec<Keyed>,
@@ -69,7 +73,7 @@ impl LastGood {
             vni: config.vni.get(),
             store,
         };
-        Self { dir: dir.to_owned(), belongs }
+        Self { dir: dir.to_owned(), conflist: config.conflist.clone(), belongs }
     }
 
     /// What was kept; `None` if there is nothing. What is of no use is renamed to
@@ -113,6 +117,7 @@ impl LastGood {
         let content = Content {
             version: VERSION,
             belongs: self.belongs.clone(),
+            conflist: self.conflist.clone(),
             cluster: memory.cluster,
             answered_ms: memory.answered_ms,
             nodes: memory.nodes.into_iter().map(|(key, node)| Keyed { key, node }).collect(),
@@ -130,6 +135,14 @@ impl LastGood {
     #[must_use]
     pub fn is_in(dir: &Path) -> bool {
         dir.join(FILE).exists()
+    }
+
+    /// Where the CNI configuration of the cluster was put whose state was kept, as far as that can be
+    /// told.
+    #[must_use]
+    pub fn conflist_of(dir: &Path) -> Option<PathBuf> {
+        let text = durable::read(&dir.join(FILE), MAX_LEN).ok().flatten()?;
+        serde_json::from_slice::<Content>(&text).ok()?.conflist
     }
 
     /// Forgets what was kept.

@@ -71,11 +71,18 @@ impl Daemon {
         let is_gone = |row: &PodRow| row.gone || left.contains(&row.pod.key);
         let gone: Vec<PodRow> = Host::pods(self).into_iter().filter(is_gone).collect();
         let orphans = gone.iter().map(shown).collect();
-        if !scope.dry_run {
-            for row in &gone {
-                self.release_pod(&row.pod.key)?;
-                info!("{}: removed, its namespace is gone or it was to be gone", row.pod.key);
+        let mut failed = Vec::new();
+        for row in gone.iter().filter(|_| !scope.dry_run) {
+            match self.release_pod(&row.pod.key) {
+                Ok(()) => {
+                    info!("{}: removed, its namespace is gone or it was to be gone", row.pod.key);
+                }
+                // The others are removed all the same.
+                Err(refusal) => failed.push(format!("{}: {refusal}", row.pod.key)),
             }
+        }
+        if !failed.is_empty() {
+            return Err(Refusal::failed(failed.join("; ")));
         }
         Ok(GcReport { dry_run: scope.dry_run, orphans })
     }

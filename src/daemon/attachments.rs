@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 use tracing::{info, warn};
@@ -42,6 +43,8 @@ pub(super) struct Attachments {
     rests: Option<RestsFile>,
     /// The pool's changes that are kept there.
     kept: u64,
+    /// Why the last of them could not be.
+    unkept: Option<String>,
 }
 
 impl Attachments {
@@ -49,7 +52,7 @@ impl Attachments {
         let rest = config.cluster.as_ref().map_or(REST, |cluster| cluster.rest);
         let tombstones = Tombstones::of(&config.state.dir);
         let book = Some(Book::new(Pool::new(rest)));
-        Self { book, tombstones, unread: BTreeSet::new(), rests: None, kept: 0 }
+        Self { book, tombstones, unread: BTreeSet::new(), rests: None, kept: 0, unkept: None }
     }
 }
 
@@ -183,15 +186,26 @@ impl Daemon {
     /// Has what rests be on disk.
     pub(super) fn keep_rests(&mut self) {
         let now = self.clock.tick();
-        let Attachments { book: Some(book), rests: Some(file), kept, .. } = &mut self.attachments
+        let Attachments { book: Some(book), rests: Some(file), kept, unkept, .. } =
+            &mut self.attachments
         else {
             return;
         };
         let changes = book.pool.changes();
         if *kept != changes {
-            *kept = changes;
-            if let Err(error) = file.save(book.pool.rests(now, unix_ms())) {
-                warn!("resting addresses: {error}");
+            match file.save(book.pool.rests(now, unix_ms())) {
+                Ok(()) => {
+                    *kept = changes;
+                    *unkept = None;
+                }
+                // It is tried again at the next tick, and told once.
+                Err(error) => {
+                    let words = error.to_string();
+                    if unkept.as_ref() != Some(&words) {
+                        warn!("resting addresses: {words}");
+                    }
+                    *unkept = Some(words);
+                }
             }
         }
     }
@@ -331,6 +345,11 @@ impl Host for Daemon {
         if !known {
             let message = format!("no segment \"{name}\" on this node");
             return Err(Refused::new(RefusedKind::NotFound, message));
+        }
+        let leaving = self.pods.as_ref().is_some_and(|pods| pods.leaving.load(Ordering::Relaxed));
+        if routed && leaving {
+            let message = "this node gives back its share of the pods' networks";
+            return Err(Refused::new(RefusedKind::NotReady, message));
         }
         let rules = &self.devices.rules;
         Ok(Place {

@@ -43,7 +43,7 @@ impl Daemon {
             Command::Gc(scope, reply) => drop(reply.send(self.collect(scope))),
             Command::Attach(ask, reply) => {
                 let answer = self.attach_ask(ask);
-                // The node's ports lead to the pod from now on, not from the next tick.
+                // The rules that lead the node's ports to the pod are asked for now, not at the next tick.
                 self.settle_way_out();
                 let _ = reply.send(Ok(answer));
             }

@@ -213,9 +213,10 @@ fn hands(config: &Config) -> Hands {
 /// Removes what a cluster left that this node was part of before and is not any more. What cannot be
 /// removed is tried again at the next start.
 fn leave_behind(dir: &Path, hands: &Hands) {
-    if LastGood::is_in(dir) && teardown::remove_cluster(hands, None) == 0 {
+    let conflist = LastGood::conflist_of(dir);
+    if LastGood::is_in(dir) && teardown::remove_cluster(hands, conflist.as_deref()) == 0 {
         match LastGood::remove(dir) {
-            Ok(()) => info!("the rules and routes of the cluster are gone: there is no [cluster]"),
+            Ok(()) => info!("what the cluster left is gone: there is no [cluster]"),
             Err(error) => warn!("{error}"),
         }
     }

@@ -25,7 +25,9 @@ impl Obstacles {
         device: u32,
         underlay: Option<String>,
     ) {
-        let (found, hands, cluster) = (Arc::clone(&self.0), hands.clone(), cluster.clone());
+        let (found, cluster) = (Arc::clone(&self.0), cluster.clone());
+        // A connection of its own: that this takes long says nothing about the helper.
+        let hands = Hands::new(hands.helper());
         let look = move || {
             let mut new = settings(&cluster, underlay.as_deref(), &read_system);
             new.extend(managers(&cluster, device, &read_system));

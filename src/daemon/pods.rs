@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -47,6 +48,8 @@ pub(super) struct Pods {
     listed: Option<Result<(), String>>,
     /// What this node's kernel does for its pods.
     pub(super) way_out: WayOut,
+    /// This node gives its share back, or has done so.
+    pub(super) leaving: Arc<AtomicBool>,
 }
 
 impl Pods {
@@ -60,6 +63,7 @@ impl Pods {
             outside: None,
             listed: None,
             way_out: WayOut::default(),
+            leaving: Arc::default(),
         })
     }
 
@@ -167,6 +171,9 @@ fn subnets() -> Vec<Subnet> {
     }
 }
 
+/// Whose share is given back, who is asked to, and, if it is this node's, where that is said.
+type Leaving = (String, Requests, Option<Arc<AtomicBool>>);
+
 /// By what the store is asked.
 fn requests(pods: &Pods) -> Answer<Requests> {
     let feed = pods.feed.as_ref().ok_or_else(|| Refusal::unavailable("not started yet"))?;
@@ -225,8 +232,11 @@ impl Daemon {
     pub(super) fn node_release(&self, name: Option<String>, reply: Reply<Done>) {
         match self.node_to_release(name) {
             Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok((name, requests)) => drop(tokio::spawn(async move {
+            Ok((name, requests, leaving)) => drop(tokio::spawn(async move {
                 let released = requests.release(&name, false).await;
+                if let (Err(_), Some(leaving)) = (&released, leaving) {
+                    leaving.store(false, Ordering::Relaxed);
+                }
                 let done = released.map(|what| Done { done: format!("{name}: {what}") });
                 let _ = reply.send(done.map_err(Refusal::refused));
             })),
@@ -247,17 +257,28 @@ impl Daemon {
         }
     }
 
-    fn node_to_release(&self, name: Option<String>) -> Answer<(String, Requests)> {
+    /// Whose share is given back, who is asked to, and what says that it is this node's: from now on no
+    /// pod gets an address of it.
+    fn node_to_release(&self, name: Option<String>) -> Answer<Leaving> {
         let pods = self.cluster()?;
         let own = pods.config.own_name(&self.config.node.name).as_str();
         let name = name.unwrap_or_else(|| own.to_owned());
-        let held = self.ports.values().filter(|held| matches!(held.port.role, Role::Pod { .. }));
-        let held = held.count();
-        if name == own && held != 0 {
+        let requests = requests(pods)?;
+        if name != own {
+            return Ok((name, requests, None));
+        }
+        let ports = self.ports.values().filter(|held| matches!(held.port.role, Role::Pod { .. }));
+        // Also those that are about to be attached, or are on record only.
+        let now = self.clock.tick();
+        let book = self.attachments.book.as_ref();
+        let addresses = book.map_or(0, |book| book.pool.counts(now).used);
+        let held = u64::try_from(ports.count()).unwrap_or(u64::MAX).max(addresses);
+        if held != 0 {
             let message = format!("this node has {held} pods: their addresses are in its share");
             return Err(Refusal::refused(message));
         }
-        Ok((name, requests(pods)?))
+        pods.leaving.store(true, Ordering::Relaxed);
+        Ok((name, requests, Some(Arc::clone(&pods.leaving))))
     }
 
     /// Takes another view of the cluster: the gateway port and the segment follow it.

@@ -1,14 +1,14 @@
 //! The daemon's state, all of it owned by the control loop, and the one way it changes: a new
 //! topology is built from what is to be, compared with what is, and the differences are applied.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use encap::StationMac;
 use fdb::{Dest, Fdb, Origin, PortId, Scope, SegmentId, Tick, VtepId};
-use switch::{Change, Counters, PortSpec, Reading, Topology, TopologySpec};
+use switch::{Change, Counters, PortRole, PortSpec, Reading, Topology, TopologySpec};
 use tracing::warn;
 
 use super::attachments::Attachments;
@@ -145,15 +145,27 @@ impl Daemon {
             up: attachment.facts().is_some(),
             role: plan::role(&attachment.port),
         };
+        let ports: Vec<PortSpec> = self.ports.values().map(spec).collect();
+        let mut cluster = self.pods.as_ref().map(|pods| pods.segment(port));
+        if let Some(cluster) = cluster.as_mut().and_then(|segment| segment.cluster.as_mut()) {
+            // Whatever the store says this node has: what a pod here has is the pod's.
+            let pods: HashSet<IpAddr> = ports
+                .iter()
+                .filter(|port| matches!(port.role, PortRole::Pod { .. }))
+                .flat_map(|port| port.role.addresses())
+                .copied()
+                .collect();
+            cluster.own_addresses.retain(|own| !pods.contains(own));
+        }
         TopologySpec {
             local: self.underlay.local(),
             overlay_mtu: self.underlay.overlay_mtu(),
             segments: segments
                 .iter()
                 .map(|segment| plan::segment(segment, port))
-                .chain(self.pods.iter().map(|pods| pods.segment(port)))
+                .chain(cluster)
                 .collect(),
-            ports: self.ports.values().map(spec).collect(),
+            ports,
             heard: self.heard.keys().cloned().collect(),
         }
     }

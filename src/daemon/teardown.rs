@@ -44,7 +44,7 @@ pub fn teardown(config_path: &Path) -> anyhow::Result<()> {
     if let Some(cluster) = &config.cluster {
         left += remove_cluster(&hands, cluster.conflist.as_deref());
     } else if LastGood::is_in(dir) {
-        left += remove_cluster(&hands, None);
+        left += remove_cluster(&hands, LastGood::conflist_of(dir).as_deref());
     }
     if left != 0 {
         bail!("{left} things could not be removed");

@@ -35,10 +35,14 @@ pub(super) struct WayOut {
     mapped: Option<Vec<Mapping>>,
     /// What keeps the rules, once some were asked for.
     keeper: Option<Keeper>,
+    /// Whether the kernel tells it of changes.
+    told: bool,
     /// What the kernel refused, by what it is about.
     troubles: BTreeMap<&'static str, String>,
     /// What stands in the way on this node.
     obstacles: Obstacles,
+    /// The gateway device that was there when that was looked for.
+    looked: Option<u32>,
 }
 
 impl WayOut {
@@ -50,6 +54,14 @@ impl WayOut {
     /// Something may have taken the routes away.
     pub(super) fn routes_may_be_gone(&mut self) {
         self.routes = None;
+    }
+
+    /// Where the kernel's word about the rules could not be had before, and can be now, their keeper
+    /// begins anew with it.
+    fn listen_again(&mut self, hands: &Hands) {
+        if self.keeper.is_some() && !self.told && hands.listen().is_ok() {
+            (self.keeper, self.mapped) = (None, None);
+        }
     }
 
     /// Whether the rules stand, or it is known why they do not: until then a pod's first connection
@@ -147,6 +159,7 @@ impl WayOut {
                 let stirs = hands
                     .listen()
                     .inspect_err(|error| debug!("rules: changes are looked for: {error}"));
+                self.told = stirs.is_ok();
                 Keeper::start(hands.clone(), stirs.ok()).map_err(|error| error.to_string())?
             }
         };
@@ -174,7 +187,10 @@ impl Daemon {
         }
         let gateway = self.ports.get(pods.config.gateway.as_str()).and_then(Attachment::facts);
         let Pods { config, view, ways, way_out, .. } = pods;
-        way_out.settle_routes(hands, &ways.routes);
+        // Of a cluster that nothing is known of yet, what stood before the start stays.
+        if view.own.is_some() || !view.routes.is_empty() {
+            way_out.settle_routes(hands, &ways.routes);
+        }
         if let Some(gateway) = gateway {
             way_out.settle_device(hands, gateway.ifindex);
         }
@@ -184,11 +200,11 @@ impl Daemon {
 
     /// Looks after what the kernel was given. `count` counts the ticks.
     pub(super) fn tick_way_out(&mut self, count: u64) {
-        if count % LOOK_AFTER == 1 {
-            self.look_for_obstacles();
-            if let Some(pods) = &mut self.pods {
-                pods.way_out.routes_may_be_gone();
-            }
+        let now_and_then = count % LOOK_AFTER == 1;
+        self.look_for_obstacles(now_and_then);
+        if let Some(pods) = self.pods.as_mut().filter(|_| now_and_then) {
+            pods.way_out.routes_may_be_gone();
+            pods.way_out.listen_again(&self.devices.hands);
         }
         let troubled = self.pods.as_ref().is_some_and(|pods| !pods.way_out.troubles.is_empty());
         if !troubled || count.is_multiple_of(RETRY_AFTER) {
@@ -210,10 +226,16 @@ impl Daemon {
         }
     }
 
-    fn look_for_obstacles(&self) {
-        let Some(pods) = &self.pods else { return };
+    /// Looks whether anything stands in the way: `anyway`, or if the gateway port's device is another
+    /// one than before.
+    fn look_for_obstacles(&mut self, anyway: bool) {
+        let Some(pods) = &mut self.pods else { return };
         let gateway = self.ports.get(pods.config.gateway.as_str()).and_then(Attachment::facts);
         let Some(gateway) = gateway else { return };
+        if pods.way_out.looked == Some(gateway.ifindex) && !anyway {
+            return;
+        }
+        pods.way_out.looked = Some(gateway.ifindex);
         let underlay = match &self.config.underlay.local {
             Local::Interface(name) => Some(name.to_string()),
             Local::Address(_) => None,

@@ -211,13 +211,7 @@ impl Settler<'_> {
         let standing =
             if stale.iter().any(replaced) { self.standing_routes()? } else { Vec::new() };
         for route in stale.iter().filter(|old| !replaced(old) || standing.contains(old)) {
-            match self.netlink.delete_route(self.index, *route) {
-                Err(error) if error.is_absent() => {}
-                result => {
-                    result.step("delete a route")?;
-                    self.changes.push(format!("-route {route}"));
-                }
-            }
+            self.delete_route(*route)?;
         }
         // The kernel walks the namespace's whole table for it, whatever device is asked for.
         if wanted.is_empty() {
@@ -228,10 +222,26 @@ impl Settler<'_> {
             if standing.iter().any(|standing| route.is_met_by(standing)) {
                 continue;
             }
+            // Of an IPv6 route whose source is no address here any more the kernel keeps the rest.
+            let ours = previous.iter().any(|old| old.trunc().is_same_way(&route));
+            if let Some(rest) = standing.iter().find(|one| ours && route.is_same_way(one)) {
+                self.delete_route(*rest)?;
+            }
             self.netlink.add_route(self.index, route).step("add a route")?;
             self.changes.push(format!("+route {route}"));
         }
         Ok(())
+    }
+
+    fn delete_route(&mut self, route: Route) -> Result<(), StepError> {
+        match self.netlink.delete_route(self.index, route) {
+            Err(error) if error.is_absent() => Ok(()),
+            result => {
+                result.step("delete a route")?;
+                self.changes.push(format!("-route {route}"));
+                Ok(())
+            }
+        }
     }
 
     fn standing_routes(&mut self) -> Result<Vec<Route>, StepError> {

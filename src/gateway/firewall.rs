@@ -2,6 +2,7 @@
 //! not help against a chain of another table that drops it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ use crate::io::program;
 
 /// The most that are named: an operator mends one and looks again.
 const MOST: usize = 64;
+
+/// How long looking may take before no further program is asked.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a firewall has to let pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +46,12 @@ impl From<&Cluster> for PodNetwork {
 pub fn look(pods: &PodNetwork) -> Result<Vec<Finding>, String> {
     let names = read_system(Path::new("/proc/thread-self/net/ip_tables_names"));
     let legacy = names.is_some_and(|names| names.lines().any(|name| name == "filter"));
-    let mut found =
-        findings(pods, legacy, &mut |program, arguments| program::run(program, arguments, ""))?;
+    let until = Instant::now() + PATIENCE;
+    let mut ask = |program: &str, arguments: &[&str]| match Instant::now() < until {
+        true => program::run(program, arguments, ""),
+        false => Err(format!("it took longer than {PATIENCE:?}")),
+    };
+    let mut found = findings(pods, legacy, &mut ask)?;
     found.truncate(MOST);
     Ok(found)
 }

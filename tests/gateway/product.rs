@@ -8,7 +8,6 @@ use lab::cluster::{call_plugin, conf};
 use lab::daemon::{Daemon, Program};
 use lab::tool::eventually;
 use serde_json::{Value, json};
-use tapestry::gateway::mapping::Mapping;
 
 use super::land::{Lab, Laid, Plumbing, Way, Who};
 use super::matrix::{mapped, paths, services};
@@ -32,12 +31,18 @@ impl Plumbing for Product {
         {
             attach(lab, pod, node, daemon)?;
         }
-        // What leads to pods is put in place beside what the plugin waits for.
-        eventually(PATIENCE, "the rules have every mapped port", || {
-            let rules = lab.space(Who::A).output("nft list table inet tapestry")?;
-            let has = |one: &Mapping| rules.contains(&format!(". {} : {}", one.port, one.to.ip()));
-            Ok(lab.mappings.iter().all(has))
-        })?;
+        // Rules are put in place beside what a daemon's being ready and the plugin wait for.
+        for (node, mappings) in [(Who::A, &lab.mappings[..]), (Who::B, &[])] {
+            eventually(PATIENCE, "the rules have every mapped port", || {
+                let rules = lab.space(node).output("nft list table inet tapestry");
+                let has = |rules: String| {
+                    mappings
+                        .iter()
+                        .all(|one| rules.contains(&format!(". {} : {}", one.port, one.to.ip())))
+                };
+                Ok(rules.is_ok_and(has))
+            })?;
+        }
         Ok(Box::new(daemons))
     }
 }
@@ -65,7 +70,6 @@ fn start(lab: &Lab, node: Who) -> Result<Daemon> {
 /// Attaches a pod with the addresses that it has in the tables, and its part of the mapped ports.
 fn attach(lab: &Lab, pod: Who, node: Who, daemon: &Daemon) -> Result<()> {
     let keys = json!({
-        "ipMasq": true,
         "runtimeConfig": { "ips": [pod.address(0).to_string()], "portMappings": ports(lab, pod) },
     });
     let plugin = Path::new(env!("CARGO_BIN_EXE_tapestry-cni"));

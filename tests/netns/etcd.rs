@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use lab::cluster::{Cluster, ClusterPlan};
+use lab::cluster::{Cluster, ClusterPlan, GATEWAY};
 use lab::etcd::Etcd;
 use lab::overlay::Pod;
 use lab::tool::eventually;
@@ -126,5 +126,30 @@ pub(crate) fn traffic_flows_whatever_becomes_of_etcd() -> Result<()> {
         still_forwarding(&pods[0], pod)?;
     }
     talks.end()?;
+    cluster.assert_sound()
+}
+
+/// A node that has given its share back attaches nobody, keeps what it has until it ends, and takes a
+/// share again when it is started again.
+pub(crate) fn a_share_that_is_given_back_is_nobodys() -> Result<()> {
+    let (mut cluster, _etcd) = start()?;
+    let node = cluster.overlay.nodes[0].space.clone();
+    let (a, before) = (cluster.add_pod(0, "a")?, node.link(GATEWAY)?.index);
+    let (_, words) = cluster.overlay.daemons[0].refusal("node release")?;
+    ensure!(words.contains("1 pods"), "{words}");
+    cluster.delete_pod(0, "a", &a)?;
+    cluster.overlay.daemons[0].cli("node release")?;
+    let refused = cluster.add_pod(0, "b").err().map(|error| format!("{error:#}"));
+    ensure!(refused.as_ref().is_some_and(|words| words.contains("gives back")), "{refused:?}");
+    eventually(PATIENCE, "the others have forgotten it", || {
+        Ok(rows(&cluster.overlay.daemons[1], "node list")?.len() == NODES - 1)
+    })?;
+    cluster.overlay.daemons[0].cli("reload")?;
+    ensure!(node.link(GATEWAY)?.index == before, "the gateway port went with the share");
+    cluster.overlay.daemons[0].stop()?;
+    cluster.overlay.daemons[0].launch()?;
+    know_each_other(&cluster)?;
+    let (b, c) = (cluster.add_pod(0, "b")?, cluster.add_pod(1, "c")?);
+    still_forwarding(&b, &c)?;
     cluster.assert_sound()
 }

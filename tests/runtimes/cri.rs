@@ -43,12 +43,21 @@ struct Linux {
     cgroup_parent: String,
 }
 
+/// Without it a sandbox gets what the machine has, and that may be a link to nowhere here.
+#[derive(Clone, PartialEq, Message)]
+struct DnsConfig {
+    #[prost(string, repeated, tag = "1")]
+    servers: Vec<String>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct SandboxConfig {
     #[prost(message, optional, tag = "1")]
     metadata: Option<Metadata>,
     #[prost(string, tag = "2")]
     hostname: String,
+    #[prost(message, optional, tag = "4")]
+    dns_config: Option<DnsConfig>,
     #[prost(message, repeated, tag = "5")]
     port_mappings: Vec<PortMapping>,
     #[prost(message, optional, tag = "8")]
@@ -70,6 +79,24 @@ struct SandboxId {
 
 #[derive(Clone, PartialEq, Message)]
 struct Nothing {}
+
+#[derive(Clone, PartialEq, Message)]
+struct ImageSpec {
+    #[prost(string, tag = "1")]
+    image: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ImageRequest {
+    #[prost(message, optional, tag = "1")]
+    image: Option<ImageSpec>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ImageAnswer {
+    #[prost(message, optional, tag = "1")]
+    image: Option<Nothing>,
+}
 
 #[derive(Clone, PartialEq, Message)]
 struct StatusAnswer {
@@ -118,7 +145,15 @@ impl Cri {
         Q: Message + Default + 'static,
         A: Message + Default + 'static,
     {
-        let path = PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}"))?;
+        self.call_of("RuntimeService", method, request)
+    }
+
+    fn call_of<Q, A>(&mut self, service: &str, method: &'static str, request: Q) -> Result<A>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default + 'static,
+    {
+        let path = PathAndQuery::try_from(format!("/runtime.v1.{service}/{method}"))?;
         let answer = self.runtime.block_on(async {
             self.grpc.ready().await?;
             let request = tonic::Request::new(request);
@@ -126,6 +161,15 @@ impl Cri {
             answer.map_err(|status| anyhow::anyhow!("{}", status.message()))
         });
         answer.map(tonic::Response::into_inner).with_context(|| method)
+    }
+
+    /// Whether the runtime is up and has an image: one that was imported beside it is known a moment
+    /// later.
+    pub(crate) fn has_image(&mut self, name: &str) -> Result<bool> {
+        let image = Some(ImageSpec { image: name.to_owned() });
+        let answer: ImageAnswer =
+            self.call_of("ImageService", "ImageStatus", ImageRequest { image })?;
+        Ok(answer.image.is_some())
     }
 
     /// Starts a sandbox: its network, and then what its image runs. Returns its id.
@@ -138,6 +182,7 @@ impl Cri {
         let config = SandboxConfig {
             metadata: Some(metadata),
             hostname: name.to_owned(),
+            dns_config: Some(DnsConfig { servers: vec!["192.0.2.53".to_owned()] }),
             port_mappings: ports.to_vec(),
             linux: Some(Linux { cgroup_parent: self.cgroup.clone() }),
         };

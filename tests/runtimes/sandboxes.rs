@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use lab::tool;
+use lab::tool::{self, eventually};
 use serde_json::json;
 
 use super::containerd::Containerd;
 use super::cri::{Cri, PortMapping};
 use super::image;
-use super::stage::{BOTH, Stage, telling, with};
+use super::stage::{BOTH, PATIENCE, Stage, telling, with};
 use super::web::{Inside, PORT, closes, fetch_from_each_other, seen_from};
 
 /// containerd on a node, and the connection of what would be the kubelet.
@@ -36,7 +36,11 @@ impl Kubelet {
         let containerd = Containerd::start(stage, node, net)?;
         let dir = tempfile::tempdir()?;
         containerd.import(&image::archive(&stage.rootfs, dir.path())?)?;
-        Ok(Self { cri: Cri::connect(&containerd.socket(), &stage.cgroup)?, containerd, node })
+        let mut cri = Cri::connect(&containerd.socket(), &stage.cgroup)?;
+        eventually(PATIENCE, "the CRI knows the image", || {
+            Ok(cri.has_image(image::NAME).unwrap_or(false))
+        })?;
+        Ok(Self { cri, containerd, node })
     }
 
     fn run(&mut self, stage: &Stage, name: &str, ports: &[PortMapping]) -> Result<Sandbox> {

@@ -89,7 +89,6 @@ impl Stage {
             "type": "tapestry-cni",
             "socket": daemon.beside("attach.sock"),
             "stateDir": daemon.beside("state"),
-            "ipMasq": true,
         });
         if let (Some(plugin), Some(own)) = (plugin.as_object_mut(), own.as_object()) {
             plugin.extend(own.clone());

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -34,7 +35,7 @@ pub(crate) fn seen_from(space: &Space, at: SocketAddr) -> Result<IpAddr> {
             Err(error) if Instant::now() > deadline => {
                 return Err(error).with_context(|| format!("{} to {at}", space.name()));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
         }
     }
 }
@@ -82,10 +83,18 @@ pub(crate) trait Inside {
         Ok([of("inet ")?, of("inet6 ")?])
     }
 
-    /// By which address another container sees this one.
+    /// By which address another container sees this one; asked until there is an answer, since that
+    /// one's server may just be starting.
     fn seen_by(&self, at: SocketAddr) -> Result<IpAddr> {
-        let said = self.run(&["wget", "-qO-", &url(at)]);
-        address(&said.with_context(|| format!("{} to {at}", self.name()))?)
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.run(&["wget", "-qO-", &url(at)]) {
+                Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
+                said => {
+                    return address(&said.with_context(|| format!("{} to {at}", self.name()))?);
+                }
+            }
+        }
     }
 }
 

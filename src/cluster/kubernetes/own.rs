@@ -231,11 +231,16 @@ impl Store {
         let Some(patch) = publish::withdrawal(&node) else {
             return Err(format!("Node {name:?} has no annotations of ours"));
         };
-        if name == self.name {
-            self.own = None;
-        }
-        let object = self.api.patch(name, Part::Object, &patch).await;
-        let object = object.map_err(|failure| failure.to_string())?;
+        // What is given back is not written again meanwhile; what could not be given back is this
+        // node's as before.
+        let own = if name == self.name { self.own.take() } else { None };
+        let object = match self.api.patch(name, Part::Object, &patch).await {
+            Ok(object) => object,
+            Err(failure) => {
+                self.own = self.own.take().or(own);
+                return Err(failure.to_string());
+            }
+        };
         if name == self.name {
             self.node = Some(object);
         }
