@@ -11,7 +11,7 @@ use lab::tool::eventually;
 use nix::mount::{MsFlags, mount};
 
 use super::cluster::{plugin, start};
-use super::common::{rows, still_forwarding, tapestry};
+use super::common::{row, rows, still_forwarding, tapestry};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,6 +31,10 @@ pub(crate) fn a_share_that_changes_leaves_the_pods_their_addresses() -> Result<(
         daemon.configure(config)?;
         daemon.cli("reload")?;
     }
+    eventually(PATIENCE, "the other node knows the new share", || {
+        let row = row(&cluster.overlay.daemons[1], "node list", "name", "node1")?;
+        Ok(row["pod_cidrs"][0] == "10.244.9.0/24")
+    })?;
     let b = eventually_added(&cluster, "b", "10.244.9.")?;
     // The one from before is at its old address, and its node knows where.
     for (from, to) in [(&a, &b), (&b, &c), (&c, &b)] {
