@@ -13,6 +13,8 @@ mod common;
 mod etcd;
 #[path = "netns/fairness.rs"]
 mod fairness;
+#[path = "netns/helper.rs"]
+mod helper;
 #[path = "netns/hostile.rs"]
 mod hostile;
 #[path = "netns/kernel.rs"]
@@ -91,11 +93,13 @@ fn main() -> ExitCode {
         &cases!(etcd, needs ETCD, [
             each_node_takes_a_share_and_each_pod_reaches_each_pod,
             traffic_flows_whatever_becomes_of_etcd,
+            routes_outlive_a_start_that_knows_nobody,
             a_share_that_is_given_back_is_nobodys,
         ]),
         &cases!(trouble, needs CLUSTER, [
             a_share_that_changes_leaves_the_pods_their_addresses,
             a_disk_that_takes_nothing_costs_new_pods_only,
+            an_address_of_the_node_is_no_pods,
         ]),
         &cases!(trunk, needs LAN, [each_vlan_reaches_its_segment_and_no_other]),
         &cases!(settings, needs LAN, [
@@ -146,11 +150,13 @@ fn main() -> ExitCode {
             ports_wait_for_a_helper_that_is_away,
             pods_survive_the_death_of_either_and_of_both,
             ports_are_made_whoever_dies_over_it,
+            many_ports_are_made_as_fast,
+        ]),
+        &cases!(helper, needs PARTED, [
             a_stranger_is_not_served,
             nonsense_is_refused_and_does_no_harm,
             what_is_not_the_daemons_is_not_touched,
             every_verb_is_the_same_by_the_helper,
-            many_ports_are_made_as_fast,
         ]),
         &cases!(scale, needs SCALE, [
             a_thousand_ports_in_one_namespace,

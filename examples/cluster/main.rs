@@ -96,11 +96,7 @@ fn demo(keep: bool) -> Result<()> {
     trouble(&mut stage)?;
 
     if keep {
-        show::step("left up until Ctrl-C; to look around, as the same user in another terminal");
-        stage.print_keys();
-        loop {
-            std::thread::sleep(Duration::from_secs(3600));
-        }
+        show::leave_up(|| stage.print_keys());
     }
     show::step("clean up");
     stage.stop()?;

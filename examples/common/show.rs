@@ -18,6 +18,15 @@ pub(crate) fn indented(text: &str) {
     }
 }
 
+/// Leaves everything up, with the keys to it printed, until a signal ends the process.
+pub(crate) fn leave_up(print_keys: impl FnOnce()) -> ! {
+    step("left up until Ctrl-C; to look around, as the same user in another terminal");
+    print_keys();
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
 /// What to put in front of a command that is to run within the demo, from another terminal.
 pub(crate) fn way_in() -> String {
     let pid = cell::outer_pid().unwrap_or("PID");

@@ -19,7 +19,6 @@ mod stage;
 use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use lab::cell::{self, Side};
@@ -120,11 +119,7 @@ fn demo(wishes: &Wishes) -> Result<()> {
     println!("  on both nodes: received = forwarded + answered + dropped");
 
     if wishes.keep {
-        show::step("left up until Ctrl-C; to look around, as the same user in another terminal");
-        stage.print_keys();
-        loop {
-            std::thread::sleep(Duration::from_secs(3600));
-        }
+        show::leave_up(|| stage.print_keys());
     }
     show::step("clean up");
     stage.stop()?;

@@ -275,6 +275,12 @@ impl Daemon {
     }
 
     fn checked_pod(&self, spec: &PortSpec) -> Result<config::Port, Refused> {
+        // What comes to be this node's later is the pod's that has it; what is already so is not given.
+        let own = self.pods.as_ref().and_then(|pods| pods.view.own.as_ref());
+        let mut wanted = spec.pod.iter().filter(|pod| pod.routed).flat_map(|pod| &pod.addresses);
+        if let Some(taken) = wanted.find(|ip| own.is_some_and(|own| own.addresses.contains(ip))) {
+            return Err(Refused::new(RefusedKind::Invalid, format!("{taken} is this node's own")));
+        }
         let others: Vec<_> = self.ports.values().map(|other| other.port.clone()).collect();
         let node = &self.config.node.name;
         config::check_port(spec, node, &self.config.segments, &others).map_err(|problems| {

@@ -43,7 +43,7 @@ impl Daemon {
             Command::Gc(scope, reply) => drop(reply.send(self.collect(scope))),
             Command::Attach(ask, reply) => {
                 let answer = self.attach_ask(ask);
-                // The rules that lead the node's ports to the pod are asked for now, not at the next tick.
+                // The rules that lead the node's ports to the pod do not wait for the next tick.
                 self.settle_way_out();
                 let _ = reply.send(Ok(answer));
             }

@@ -1,6 +1,7 @@
 //! Bringing a device's settings, addresses, routes and neighbours to its specification, touching only what is
 //! not right already.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use encap::{MacAddr, mtu};
@@ -191,14 +192,8 @@ impl Settler<'_> {
     }
 
     fn delete_address(&mut self, net: IpNet) -> Result<(), StepError> {
-        match self.netlink.delete_address(self.index, net) {
-            Err(error) if error.is_absent() => Ok(()),
-            result => {
-                result.step("delete an address")?;
-                self.changes.push(format!("-address {net}"));
-                Ok(())
-            }
-        }
+        let deleted = self.netlink.delete_address(self.index, net);
+        self.gone(deleted, "delete an address", format_args!("-address {net}"))
     }
 
     /// Old routes go first: a new one may have the same destination.
@@ -234,11 +229,22 @@ impl Settler<'_> {
     }
 
     fn delete_route(&mut self, route: Route) -> Result<(), StepError> {
-        match self.netlink.delete_route(self.index, route) {
+        let deleted = self.netlink.delete_route(self.index, route);
+        self.gone(deleted, "delete a route", format_args!("-route {route}"))
+    }
+
+    /// What was to be deleted is gone; if it had been there, that is a change.
+    fn gone(
+        &mut self,
+        deleted: Result<(), NetlinkError>,
+        step: &'static str,
+        change: fmt::Arguments<'_>,
+    ) -> Result<(), StepError> {
+        match deleted {
             Err(error) if error.is_absent() => Ok(()),
-            result => {
-                result.step("delete a route")?;
-                self.changes.push(format!("-route {route}"));
+            deleted => {
+                deleted.step(step)?;
+                self.changes.push(change.to_string());
                 Ok(())
             }
         }
@@ -267,13 +273,8 @@ impl Settler<'_> {
         };
         let gone = before.iter().filter(|(old, _)| wanted.iter().all(|(new, _)| new != old));
         for (address, mac) in gone.filter(|old| stands(old)) {
-            match self.netlink.delete_neighbour(self.index, *address) {
-                Err(error) if error.is_absent() => {}
-                result => {
-                    result.step("delete a neighbour")?;
-                    self.changes.push(format!("-neighbour {address} {mac}"));
-                }
-            }
+            let deleted = self.netlink.delete_neighbour(self.index, *address);
+            self.gone(deleted, "delete a neighbour", format_args!("-neighbour {address} {mac}"))?;
         }
         for (address, mac) in wanted.iter().filter(|new| !stands(new)) {
             self.netlink.set_neighbour(self.index, *address, *mac).step("set a neighbour")?;

@@ -24,11 +24,16 @@ const SAID: &[&str] = &["etcd", "store", "cluster"];
 
 /// Nodes, and a host with the server.
 fn start() -> Result<(Cluster, Etcd)> {
+    start_with("")
+}
+
+fn start_with(extra: &str) -> Result<(Cluster, Etcd)> {
     let host = IpAddr::from(Ipv4Addr::new(192, 0, 2, 4));
     let plan = ClusterPlan {
         nodes: NODES,
         strangers: 1,
         store: Some(Etcd::store(host)),
+        extra: extra.to_owned(),
         ..ClusterPlan::default()
     };
     let mut cluster = Cluster::build(&tapestry(), plugin(), &plan)?;
@@ -126,6 +131,25 @@ pub(crate) fn traffic_flows_whatever_becomes_of_etcd() -> Result<()> {
         still_forwarding(&pods[0], pod)?;
     }
     talks.end()?;
+    cluster.assert_sound()
+}
+
+/// A start that knows nobody, since neither the store nor the disk says anything, leaves the kernel the
+/// routes that it has: traffic is on them.
+pub(crate) fn routes_outlive_a_start_that_knows_nobody() -> Result<()> {
+    let (mut cluster, mut etcd) = start_with("direct_routing = true")?;
+    let node = cluster.overlay.nodes[0].space.clone();
+    let routes = || Ok::<_, anyhow::Error>(node.output("ip route show proto 122")?.lines().count());
+    eventually(PATIENCE, "the routes are there", || Ok(routes()? == NODES - 1))?;
+    etcd.kill()?;
+    cluster.overlay.daemons[0].stop()?;
+    std::fs::remove_file(cluster.overlay.daemons[0].beside("state/cluster.json"))?;
+    let ready = cluster.overlay.daemons[0].launch_within(Duration::from_secs(3))?;
+    ensure!(ready.is_none(), "ready, without a share");
+    ensure!(routes()? == NODES - 1, "they went at the start");
+    etcd.launch()?;
+    know_each_other(&cluster)?;
+    ensure!(routes()? == NODES - 1, "they went when the store came back");
     cluster.assert_sound()
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use lab::cluster::{Cluster, ClusterPlan};
 use lab::tool::eventually;
 use nix::mount::{MsFlags, mount};
+use serde_json::json;
 
 use super::cluster::{plugin, start};
 use super::common::{row, rows, still_forwarding, tapestry};
@@ -64,6 +65,49 @@ fn eventually_added(cluster: &Cluster, name: &str, front: &str) -> Result<lab::o
     let pod = cluster.add_pod(0, name)?;
     ensure!(pod.hosts()[0].to_string().starts_with(front), "{}", pod.v4);
     Ok(pod)
+}
+
+/// An address that another plugin gives, and that is the node's own: before, it is refused; if it comes
+/// to be so under a running pod, the pod keeps it, and everything else goes on.
+pub(crate) fn an_address_of_the_node_is_no_pods() -> Result<()> {
+    let mut cluster = start(&ClusterPlan::default())?;
+    let data = tempfile::tempdir()?;
+    let keys = |first: &str| {
+        json!({ "cniVersion": "1.0.0", "ipam": {
+            "type": "host-local",
+            "dataDir": data.path(),
+            "ranges": [
+                [{ "subnet": "198.51.100.0/24", "rangeStart": first }],
+                [{ "subnet": "2001:db8:51::/64" }],
+            ],
+        } })
+    };
+    let own = |cluster: &mut Cluster, address: &str| -> Result<()> {
+        let config = &mut cluster.overlay.configs[0];
+        let list = "addresses = [\"2001:db8::1\"";
+        ensure!(config.extra.contains(list), "{}", config.extra);
+        config.extra = config.extra.replacen(list, &format!("{list}, \"{address}\""), 1);
+        cluster.overlay.daemons[0].configure(config)?;
+        cluster.overlay.daemons[0].cli("reload")?;
+        eventually(PATIENCE, "the address is the node's", || {
+            let row = row(&cluster.overlay.daemons[0], "node list", "name", "node1")?;
+            Ok(row["addresses"].to_string().contains(address))
+        })
+    };
+    own(&mut cluster, "198.51.100.7")?;
+    let refused = cluster.add_pod_with(0, "no", &keys("198.51.100.7"));
+    let words = refused.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(words.contains("198.51.100.7 is this node's own"), "{words:?}");
+    let a = cluster.add_pod_with(0, "a", &keys("198.51.100.20"))?;
+    ensure!(a.hosts()[0].to_string() == "198.51.100.20", "{}", a.v4);
+    own(&mut cluster, "198.51.100.20")?;
+    let [b, c] = [cluster.add_pod(0, "b")?, cluster.add_pod(1, "c")?];
+    for (from, to) in [(&b, &a), (&b, &c)] {
+        still_forwarding(from, to)?;
+    }
+    let log = cluster.overlay.daemons[0].log();
+    ensure!(!log.contains("topology:"), "{log}");
+    cluster.assert_sound()
 }
 
 pub(crate) fn a_disk_that_takes_nothing_costs_new_pods_only() -> Result<()> {
