@@ -167,11 +167,14 @@ fn acquaint(a: &Pod, b: &Pod) -> Result<()> {
     Ok(())
 }
 
+/// How many pods of each node talk while daemons and helpers die.
+const PODS: usize = 50;
+
 pub(crate) fn pods_survive_the_death_of_either_and_of_both() -> Result<()> {
     if !permitted() {
         return Ok(());
     }
-    let mut parted = Parted::start(&Plan { pods: 10, ..Plan::default() })?;
+    let mut parted = Parted::start(&Plan { pods: PODS, ..Plan::default() })?;
     let Parted { helper, overlay } = &mut parted;
     for (a, b) in overlay.pods[0].iter().zip(&overlay.pods[1]) {
         acquaint(a, b)?;
@@ -200,7 +203,10 @@ pub(crate) fn pods_survive_the_death_of_either_and_of_both() -> Result<()> {
         if daemons {
             overlay.daemons[0].kill()?;
         }
-        ensure!(portraits(overlay)? == before, "the death of {who} changed a pod");
+        // Painting takes as long as a daemon is away: in the other rounds its return is what counts.
+        if !daemons || round == 3 {
+            ensure!(portraits(overlay)? == before, "the death of {who} changed a pod");
+        }
         // In the last round the daemon is back first, and has to wait for its helper.
         if helpers && round < 3 {
             helper.relaunch()?;
@@ -223,7 +229,8 @@ pub(crate) fn pods_survive_the_death_of_either_and_of_both() -> Result<()> {
         talks.go_on().with_context(|| format!("{who}\n{}", overlay.daemons[0].log()))?;
         let stall = talks.end()?;
         eprintln!(
-            "kill -9 of {who}: no daemon for {away:?}, 20 connections, longest wait for an answer {stall:?}"
+            "kill -9 of {who}: no daemon for {away:?}, {} connections, longest wait for an answer {stall:?}",
+            2 * PODS
         );
         ensure!(stall < Duration::from_secs(2), "{who}: a connection waited {stall:?}");
         ensure!(portraits(overlay)? == before, "the start after the death of {who} changed a pod");
@@ -235,7 +242,7 @@ pub(crate) fn pods_survive_the_death_of_either_and_of_both() -> Result<()> {
     overlay.daemons[0].configure(&config)?;
     overlay.daemons[0].cli("reload")?;
     let left = overlay.pods[0].iter().filter(|pod| pod.space.link("eth0").is_ok()).count();
-    ensure!(left == 9, "{}: {left} devices are left", gone.name);
+    ensure!(left == PODS - 1, "{}: {left} devices are left", gone.name);
     parted.end()
 }
 

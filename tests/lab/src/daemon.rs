@@ -170,7 +170,9 @@ impl Daemon {
     /// If it ends instead; the error holds its log.
     pub fn launch_within(&mut self, patience: Duration) -> Result<Option<Duration>> {
         fs::create_dir_all(self.dir.path().join("state"))?;
+        self.notify.set_nonblocking(true)?;
         while self.notify.recv(&mut [0; 4096]).is_ok() {}
+        self.notify.set_nonblocking(false)?;
         let begun = Instant::now();
         let mut command = self.command();
         command.arg("run").arg("--config").arg(self.config_path()).args(&self.flags);
