@@ -93,6 +93,7 @@ fn main() -> ExitCode {
         &cases!(etcd, needs ETCD, [
             each_node_takes_a_share_and_each_pod_reaches_each_pod,
             traffic_flows_whatever_becomes_of_etcd,
+            traffic_flows_whatever_becomes_of_members,
             routes_outlive_a_start_that_knows_nobody,
             a_share_that_is_given_back_is_nobodys,
         ]),

@@ -50,7 +50,7 @@ fn built(name: &str) -> Result<PathBuf> {
 impl Stage {
     /// Nodes, a host for the store, one outside, and a store that runs; no daemon does yet.
     pub(crate) fn build() -> Result<Self> {
-        let store = Etcd::store(IpAddr::from([192, 0, 2, 4]));
+        let store = Etcd::store(&[IpAddr::from([192, 0, 2, 4])]);
         let plan = ClusterPlan {
             nodes: NODES,
             strangers: 2,

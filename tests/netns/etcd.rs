@@ -1,6 +1,6 @@
 //! A cluster whose members are kept in a real etcd, and what becomes of its traffic when that goes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,9 +10,11 @@ use lab::overlay::Pod;
 use lab::tool::eventually;
 use lab::traffic::lasting::Talks;
 use nix::sys::signal::Signal;
+use serde_json::json;
+use tapestry::device::netlink::LinkChange;
 
 use super::cluster::plugin;
-use super::common::{exchange_cleanly, rows, still_forwarding, tapestry};
+use super::common::{exchange_cleanly, row, rows, still_forwarding, tapestry};
 
 const NODES: usize = 3;
 
@@ -24,26 +26,31 @@ const SAID: &[&str] = &["etcd", "store", "cluster"];
 
 /// Nodes, and a host with the server.
 fn start() -> Result<(Cluster, Etcd)> {
-    start_with("")
+    start_with(1, "")
+        .and_then(|(cluster, mut servers)| Ok((cluster, servers.pop().context("no server")?)))
 }
 
-fn start_with(extra: &str) -> Result<(Cluster, Etcd)> {
-    let host = IpAddr::from(Ipv4Addr::new(192, 0, 2, 4));
+/// Nodes with these lines in `[cluster]`, and as many hosts with a server each.
+fn start_with(servers: usize, extra: &str) -> Result<(Cluster, Vec<Etcd>)> {
+    let addresses: Vec<IpAddr> =
+        (4..).map(|number| [192, 0, 2, number].into()).take(servers).collect();
     let plan = ClusterPlan {
         nodes: NODES,
-        strangers: 1,
-        store: Some(Etcd::store(host)),
+        strangers: servers,
+        store: Some(Etcd::store(&addresses)),
         extra: extra.to_owned(),
         ..ClusterPlan::default()
     };
     let mut cluster = Cluster::build(&tapestry(), plugin(), &plan)?;
-    let etcd = Etcd::start(&cluster.overlay.nodes.last().context("no host")?.space, host)?;
+    let hosts = cluster.overlay.nodes.iter().skip(NODES);
+    let hosts: Vec<_> = hosts.map(|host| (&host.space, host.v4.into())).collect();
+    let servers = Etcd::start_all(&hosts)?;
     for daemon in &mut cluster.overlay.daemons {
         daemon.allow(SAID);
         daemon.launch()?;
     }
     know_each_other(&cluster)?;
-    Ok((cluster, etcd))
+    Ok((cluster, servers))
 }
 
 fn know_each_other(cluster: &Cluster) -> Result<()> {
@@ -134,11 +141,68 @@ pub(crate) fn traffic_flows_whatever_becomes_of_etcd() -> Result<()> {
     cluster.assert_sound()
 }
 
+/// One of three members is killed, the next one is cut off, the third hangs; then two are away at
+/// once. Pods talk on, and news comes as long as two are left.
+pub(crate) fn traffic_flows_whatever_becomes_of_members() -> Result<()> {
+    let (mut cluster, mut members) = start_with(3, "")?;
+    let [a, b, c] = [cluster.add_pod(0, "a")?, cluster.add_pod(1, "b")?, cluster.add_pod(2, "c")?];
+    let mut pods = vec![a, b, c];
+    let (talks, before, data) = (talk(&pods)?, shares(&cluster)?, tempfile::tempdir()?);
+    for (lost, member) in members.iter_mut().enumerate() {
+        let host = cluster.overlay.nodes[NODES + lost].space.clone();
+        let cable =
+            |up| host.change("under0", &LinkChange { up: Some(up), ..LinkChange::default() });
+        match lost {
+            0 => member.kill()?,
+            1 => cable(false)?,
+            _ => member.signal(Signal::SIGSTOP)?,
+        }
+        let outside = json!({ "cniVersion": "1.0.0", "ipam": {
+            "type": "host-local",
+            "dataDir": data.path(),
+            "ranges": [[{ "subnet": "10.244.200.0/24" }], [{ "subnet": "fd00:10:244:200::/64" }]],
+        } });
+        let new = cluster.add_pod_with(1, &format!("new{lost}"), &outside)?;
+        eventually(PATIENCE, "others hear of an address outside its node's share", || {
+            let row = row(&cluster.overlay.daemons[2], "node list", "name", "node2")?;
+            Ok(row["exceptions"].to_string().contains(&format!("{}/", new.v4.addr())))
+        })?;
+        still_forwarding(&pods[2], &new)?;
+        pods.push(new);
+        talks.go_on()?;
+        match lost {
+            0 => member.launch()?,
+            1 => cable(true)?,
+            _ => member.signal(Signal::SIGCONT)?,
+        }
+        are_connected(&cluster, true)?;
+    }
+
+    members[0].kill()?;
+    members[1].signal(Signal::SIGSTOP)?;
+    are_connected(&cluster, false)?;
+    talks.go_on()?;
+    let d = cluster.add_pod(0, "d")?;
+    still_forwarding(&d, &pods[2])?;
+    members[1].signal(Signal::SIGCONT)?;
+    are_connected(&cluster, true)?;
+    members[0].launch()?;
+
+    talks.go_on()?;
+    know_each_other(&cluster)?;
+    ensure!(shares(&cluster)? == before, "{:?}, not {before:?}", shares(&cluster)?);
+    for pod in &pods[1..] {
+        still_forwarding(&pods[0], pod)?;
+    }
+    talks.end()?;
+    cluster.assert_sound()
+}
+
 /// A start that knows nobody, since neither the store nor the disk says anything, leaves the kernel the
 /// routes that it has: traffic is on them.
 pub(crate) fn routes_outlive_a_start_that_knows_nobody() -> Result<()> {
-    let (mut cluster, mut etcd) = start_with("direct_routing = true")?;
-    let node = cluster.overlay.nodes[0].space.clone();
+    let (mut cluster, mut servers) = start_with(1, "direct_routing = true")?;
+    let (node, etcd) = (cluster.overlay.nodes[0].space.clone(), &mut servers[0]);
     let routes = || Ok::<_, anyhow::Error>(node.output("ip route show proto 122")?.lines().count());
     eventually(PATIENCE, "the routes are there", || Ok(routes()? == NODES - 1))?;
     etcd.kill()?;

@@ -1,4 +1,4 @@
-//! A real etcd server on a node, in a directory of its own.
+//! Real etcd servers on hosts, each in a directory of its own.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -20,33 +20,53 @@ const MEMBERS: u16 = 2380;
 /// How long it may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server, alone in its cluster. Dropping it kills it; what it keeps goes with it.
+/// A server. Dropping it kills it; what it keeps goes with it.
 #[derive(Debug)]
 pub struct Etcd {
     process: Option<Background>,
     space: Space,
     address: IpAddr,
+    /// All members of its cluster, as `--initial-cluster` takes them.
+    members: String,
     dir: TempDir,
 }
 
 impl Etcd {
-    /// Starts one, and waits until it answers.
+    /// Starts one that is alone in its cluster, and waits until it answers.
     ///
     /// # Errors
     ///
     /// If it does not; with what it said.
     pub fn start(space: &Space, address: IpAddr) -> Result<Self> {
-        let dir = TempDir::with_prefix("etcd-")?;
-        let mut etcd = Self { process: None, space: space.clone(), address, dir };
-        etcd.launch()?;
-        Ok(etcd)
+        Self::start_all(&[(space, address)])?.pop().context("no server")
     }
 
-    /// `store = "etcd"` and its table, for a server at this address.
+    /// Starts the members of one cluster, and waits until each answers.
+    ///
+    /// # Errors
+    ///
+    /// If one does not; with what it said.
+    pub fn start_all(hosts: &[(&Space, IpAddr)]) -> Result<Vec<Self>> {
+        let named = |address: IpAddr| format!("{}={}", name(address), url(address, MEMBERS));
+        let members: Vec<String> = hosts.iter().map(|(_, address)| named(*address)).collect();
+        let all = hosts.iter().map(|(space, address)| {
+            let (space, members) = ((*space).clone(), members.join(","));
+            let dir = TempDir::with_prefix("etcd-")?;
+            let mut etcd = Self { process: None, space, address: *address, members, dir };
+            etcd.spawn()?;
+            Ok(etcd)
+        });
+        let mut all = all.collect::<Result<Vec<Self>>>()?;
+        all.iter_mut().try_for_each(Self::wait)?;
+        Ok(all)
+    }
+
+    /// `store = "etcd"` and its table, for servers at these addresses.
     #[must_use]
-    pub fn store(address: IpAddr) -> String {
-        let url = url(address, CLIENTS);
-        format!("store = \"etcd\"\n[cluster.etcd]\nendpoints = [\"{url}\"]")
+    pub fn store(addresses: &[IpAddr]) -> String {
+        let urls = addresses.iter().map(|address| format!("\"{}\"", url(*address, CLIENTS)));
+        let urls = urls.collect::<Vec<_>>().join(", ");
+        format!("store = \"etcd\"\n[cluster.etcd]\nendpoints = [{urls}]")
     }
 
     /// Starts it again after [`Self::kill`], with what it kept.
@@ -55,17 +75,28 @@ impl Etcd {
     ///
     /// As [`Self::start`].
     pub fn launch(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait()
+    }
+
+    fn spawn(&mut self) -> Result<()> {
         let [clients, members] = [CLIENTS, MEMBERS].map(|port| url(self.address, port));
         let mut command = tool::command("etcd");
-        command.args(["--name", "etcd", "--data-dir"]).arg(self.dir.path().join("data"));
+        command
+            .args(["--name", &name(self.address), "--data-dir"])
+            .arg(self.dir.path().join("data"));
         command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
         command.args(["--listen-peer-urls", &members, "--initial-advertise-peer-urls", &members]);
-        command.args(["--initial-cluster", &format!("etcd={members}")]);
+        command.args(["--initial-cluster", &self.members]);
         // Debian's build refuses to run on others than amd64 without.
         command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
         let dir = self.dir.path();
-        let process = self.space.run(|| Background::start(&mut command, dir, "etcd"))??;
-        let process = self.process.insert(process);
+        self.process = Some(self.space.run(|| Background::start(&mut command, dir, "etcd"))??);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let process = self.process.as_mut().context("not running")?;
         let (space, at) = (&self.space, SocketAddr::new(self.address, CLIENTS));
         let healthy = eventually(PATIENCE, "etcd is healthy", || {
             ensure!(process.is_running()?, "etcd has ended");
@@ -103,6 +134,10 @@ impl Etcd {
         process.signal(Signal::SIGKILL)?;
         process.wait(PATIENCE).map(drop)
     }
+}
+
+fn name(address: IpAddr) -> String {
+    format!("etcd-{address}")
 }
 
 fn url(address: IpAddr, port: u16) -> String {
