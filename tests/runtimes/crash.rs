@@ -43,6 +43,12 @@ pub(crate) fn a_daemon_that_dies_while_containers_start() -> Result<()> {
             })?;
             std::thread::sleep(Duration::from_millis(moment));
             stage.cluster.overlay.daemons[0].kill()?;
+            let ended = || Ok(child.try_wait()?.is_some());
+            if let Err(error) = eventually(PATIENCE, "podman comes to an end", ended) {
+                child.kill()?;
+                child.wait()?;
+                return Err(error);
+            }
             let there = child.wait()?.success();
             stage.cluster.overlay.daemons[0].launch()?;
             *(if there { &mut started } else { &mut refused }) += 1;
