@@ -19,6 +19,8 @@ mod helper;
 mod hostile;
 #[path = "netns/kernel.rs"]
 mod kernel;
+#[path = "netns/kubernetes.rs"]
+mod kubernetes;
 #[path = "netns/life.rs"]
 mod life;
 #[path = "netns/mesh.rs"]
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
             routes_outlive_a_start_that_knows_nobody,
             a_share_that_is_given_back_is_nobodys,
         ]),
+        &cases!(kubernetes, needs ETCD, [traffic_flows_whatever_becomes_of_the_api_server]),
         &cases!(trouble, needs CLUSTER, [
             a_share_that_changes_leaves_the_pods_their_addresses,
             a_disk_that_takes_nothing_costs_new_pods_only,

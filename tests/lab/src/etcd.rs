@@ -105,6 +105,27 @@ impl Etcd {
         healthy.map_err(|error| error.context(process.said()))
     }
 
+    /// Where its clients find it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        url(self.address, CLIENTS)
+    }
+
+    /// Forgets all that is not the latest.
+    ///
+    /// # Errors
+    ///
+    /// If it refuses.
+    pub fn compact(&self) -> Result<()> {
+        let ctl = |line: &str| {
+            let mut command = self.space.command("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url()]);
+            tool::run(command.args(line.split(' ')))
+        };
+        let all: serde_json::Value = serde_json::from_str(&ctl("endpoint status -w json")?)?;
+        ctl(&format!("compaction {}", all[0]["Status"]["header"]["revision"])).map(drop)
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod etcd;
+pub mod kubernetes;
 pub mod overlay;
 pub mod peer;
 pub mod suite;
