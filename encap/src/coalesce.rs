@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 
 use crate::checksum::{self, Sum};
 use crate::inet::{Inet, IpVersion, proto};
+use crate::pattern::Pattern;
 use crate::segment::{self, TCP_CHECKSUM, UDP_CHECKSUM, get_u16, get_u32, put};
 use crate::{Checksum, Contiguous, Frame, Gso, GsoKind, Head, Offload, adopt_partial};
 
@@ -67,6 +68,8 @@ pub struct Coalescer<'a> {
     bodies: [ArrayVec<IoSlice<'a>, SLICES>; RUNS],
     /// The slot whose run is closed next when a new flow needs one.
     oldest: usize,
+    /// The slot of the latest run that has two pieces, and what its next one looks like.
+    next: Option<(usize, Pattern)>,
 }
 
 /// Consecutive pieces of one flow; their payload lies in the body of the same slot.
@@ -102,11 +105,23 @@ impl<'a> Coalescer<'a> {
     #[must_use]
     #[inline]
     pub fn new(merge: Merge) -> Self {
-        Self { merge, runs: [None; RUNS], bodies: Default::default(), oldest: 0 }
+        Self { merge, runs: [None; RUNS], bodies: Default::default(), oldest: 0, next: None }
     }
 
     /// Takes one frame, and hands out what is finished by it.
     pub fn push(&mut self, frame: &'a [u8], trust: Trust, emit: &mut impl FnMut(Frame<'_>)) {
+        // Nearly every frame of a train is the next one of the run before it.
+        if let Some((slot, pattern)) = &self.next
+            && pattern.matches(frame)
+            && let slot = *slot
+            && let Some(piece) = self.next_of(slot, frame, trust)
+            && self.add(slot, &piece)
+        {
+            if piece.ends_run(None) {
+                self.close(slot, emit);
+            }
+            return;
+        }
         let Some(piece) = Piece::of(frame, trust) else {
             // Perhaps a fragment of a flow that is held: it must not overtake.
             self.finish(emit);
@@ -121,6 +136,8 @@ impl<'a> Coalescer<'a> {
             if mergeable && self.append(slot, &piece) {
                 if piece.ends_run(self.runs.get(slot).and_then(Option::as_ref)) {
                     self.close(slot, emit);
+                } else {
+                    self.expect_more_of(slot);
                 }
                 return;
             }
@@ -164,12 +181,22 @@ impl<'a> Coalescer<'a> {
     /// Appends a piece of the same flow to a run, if it continues it.
     fn append(&mut self, slot: usize, piece: &Piece<'a>) -> bool {
         let Some(Some(run)) = self.runs.get_mut(slot) else { return false };
-        let Some(body) = self.bodies.get_mut(slot) else { return false };
-        if body.is_full() || !run.is_continued_by(piece) {
+        if !run.is_continued_by(piece) {
             return false;
         }
         run.sound = run.sound || run.first.is_valid();
-        if !run.sound || (piece.trust == Trust::Verify && !piece.is_valid()) {
+        run.sound && self.add(slot, piece)
+    }
+
+    /// Adds a piece that continues a run, if there is room and its checksum is right.
+    #[inline]
+    fn add(&mut self, slot: usize, piece: &Piece<'a>) -> bool {
+        let (Some(Some(run)), Some(body)) = (self.runs.get_mut(slot), self.bodies.get_mut(slot))
+        else {
+            return false;
+        };
+        let fits = run.packet_len() + piece.payload <= PACKET_MAX && !body.is_full();
+        if !fits || (piece.trust == Trust::Verify && !piece.is_valid()) {
             return false;
         }
         body.push(IoSlice::new(piece.payload()));
@@ -179,8 +206,34 @@ impl<'a> Coalescer<'a> {
         true
     }
 
+    /// Notes what the next piece of a run looks like that has just been continued.
+    fn expect_more_of(&mut self, slot: usize) {
+        if self.next.as_ref().is_none_or(|(known, _)| *known != slot) {
+            let run = self.runs.get(slot).and_then(Option::as_ref);
+            self.next = run.and_then(|run| Some((slot, run.first.pattern()?)));
+        }
+    }
+
+    /// A frame that matches the pattern of a run, as its piece, if it has the place in the stream
+    /// that is next.
+    #[inline]
+    fn next_of(&self, slot: usize, bytes: &'a [u8], trust: Trust) -> Option<Piece<'a>> {
+        let run = self.runs.get(slot)?.as_ref()?;
+        let first = &run.first;
+        let flags = match first.kind {
+            GsoKind::Tcp => *bytes.get(first.inet.l4 + 13)?,
+            GsoKind::Udp => 0,
+        };
+        let piece = Piece { bytes, flags, trust, ..*first };
+        let whole = first.header_len + first.payload <= bytes.len();
+        (whole && trust == first.trust && run.is_next(&piece)).then_some(piece)
+    }
+
     fn close(&mut self, slot: usize, emit: &mut impl FnMut(Frame<'_>)) {
         let Some(run) = self.runs.get_mut(slot).and_then(Option::take) else { return };
+        if self.next.as_ref().is_some_and(|(known, _)| *known == slot) {
+            self.next = None;
+        }
         if run.count == 1 {
             return self.single(run.first.bytes, run.first.trust, emit);
         }
@@ -262,6 +315,22 @@ impl<'a> Piece<'a> {
         }
     }
 
+    /// What all pieces of its run have in common with it whose payload is as long. Free is what
+    /// [`Run::is_next`] looks at, and the transport checksum.
+    fn pattern(&self) -> Option<Pattern> {
+        let (l3, l4) = (self.inet.l3, self.inet.l4);
+        let (id, ip_checksum) = match self.inet.version {
+            IpVersion::V4 => (l3 + 4..l3 + 6, l3 + 10..l3 + 12),
+            IpVersion::V6 => (l3..l3, l3..l3),
+        };
+        let (sequence, checksum, flags) = match self.kind {
+            GsoKind::Tcp => (l4 + 4..l4 + 8, TCP_CHECKSUM, Some((l4 + 13, !(PSH | FIN)))),
+            GsoKind::Udp => (l4..l4, UDP_CHECKSUM, None),
+        };
+        let checksum = l4 + usize::from(checksum)..l4 + usize::from(checksum) + 2;
+        Pattern::new(self.slice(0, self.header_len), &[id, ip_checksum, sequence, checksum], flags)
+    }
+
     /// Whether a checksum that is still to be finished is that of the transport header.
     fn is_summed_as_usual(&self) -> bool {
         let Trust::Unfinished { start, offset } = self.trust else { return true };
@@ -287,28 +356,64 @@ impl<'a> Piece<'a> {
 }
 
 impl Run<'_> {
+    /// Bytes of the superframe's packet, IP header included.
+    fn packet_len(&self) -> usize {
+        self.first.header_len - self.first.inet.l3 + self.payload
+    }
+
+    /// Whether a piece that differs from the first one only in what is free in the
+    /// [pattern](Piece::pattern) is the next one, by the same rules as [`Self::is_continued_by`] and
+    /// [`Piece::is_mergeable`].
+    #[inline]
+    fn is_next(&self, piece: &Piece<'_>) -> bool {
+        let first = &self.first;
+        let (l3, l4) = (first.inet.l3, first.inet.l4);
+        let same_l3 = match first.inet.version {
+            IpVersion::V4 => {
+                // The header's sum stays what it is when one word grows as the other shrinks.
+                let free = |piece: &Piece<'_>| {
+                    let word = |at| u32::from(get_u16(piece.bytes, l3 + at));
+                    let sum = word(4) + word(10);
+                    ((sum & 0xffff) + (sum >> 16)) as u16
+                };
+                self.has_next_id(piece) && checksum::same(free(piece), free(first))
+            }
+            IpVersion::V6 => true,
+        };
+        same_l3
+            && match first.kind {
+                GsoKind::Udp => get_u16(piece.bytes, l4 + usize::from(UDP_CHECKSUM)) != 0,
+                GsoKind::Tcp => self.has_next_sequence(piece),
+            }
+    }
+
+    /// IPv4: identifications count up, or may be anything (RFC 6864 section 4.1).
+    #[inline]
+    fn has_next_id(&self, piece: &Piece<'_>) -> bool {
+        let l3 = self.first.inet.l3;
+        let df = self.first.bytes.get(l3 + 6).is_some_and(|flags| flags & 0x40 != 0);
+        let id = |piece: &Piece<'_>| get_u16(piece.bytes, l3 + 4);
+        df || id(piece) == id(&self.first).wrapping_add(self.count as u16)
+    }
+
+    #[inline]
+    fn has_next_sequence(&self, piece: &Piece<'_>) -> bool {
+        let sequence = |piece: &Piece<'_>| get_u32(piece.bytes, self.first.inet.l4 + 4);
+        sequence(piece) == sequence(&self.first).wrapping_add(self.payload as u32)
+    }
+
     /// Whether a piece of the same flow follows on the last one without a seam: cutting the
     /// superframe would give it back.
     fn is_continued_by(&self, piece: &Piece<'_>) -> bool {
         let first = &self.first;
         let (l3, l4) = (first.inet.l3, first.inet.l4);
         let same = |from, to| first.slice(from, to) == piece.slice(from, to);
-        let total = first.header_len - l3 + self.payload + piece.payload;
-        if piece.payload > first.payload
-            || first.header_len != piece.header_len
-            || total > PACKET_MAX
-        {
+        if piece.payload > first.payload || first.header_len != piece.header_len {
             return false;
         }
         let same_l3 = match first.inet.version {
             // Version and length, TOS; flags, TTL and protocol.
-            IpVersion::V4 => {
-                let df = first.slice(l3 + 6, l3 + 7).iter().all(|flags| flags & 0x40 != 0);
-                let id = |piece: &Piece<'_>| get_u16(piece.bytes, l3 + 4);
-                same(l3, l3 + 2)
-                    && same(l3 + 6, l3 + 10)
-                    && (df || id(piece) == id(first).wrapping_add(self.count as u16))
-            }
+            IpVersion::V4 => same(l3, l3 + 2) && same(l3 + 6, l3 + 10) && self.has_next_id(piece),
             // Version, traffic class and flow label; next header and hop limit.
             IpVersion::V6 => same(l3, l3 + 4) && same(l3 + 6, l3 + 8),
         };
@@ -317,8 +422,7 @@ impl Run<'_> {
                 GsoKind::Udp => true,
                 // Acknowledgement and data offset; flags; window; urgent pointer and options.
                 GsoKind::Tcp => {
-                    let next = get_u32(first.bytes, l4 + 4).wrapping_add(self.payload as u32);
-                    get_u32(piece.bytes, l4 + 4) == next
+                    self.has_next_sequence(piece)
                         && same(l4 + 8, l4 + 13)
                         && (first.flags ^ piece.flags) & !(PSH | FIN) == 0
                         && same(l4 + 14, l4 + 16)
@@ -368,6 +472,124 @@ impl Run<'_> {
                 segments: self.count as u16,
                 header_len: self.first.header_len as u16,
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{tagged, tcp4, tcp6, udp4, udp6};
+    use proptest::prelude::*;
+
+    const ALL: Merge = Merge { tcp: true, udp: true, adopt: None };
+
+    /// A frame as it was handed out, and what of it is its head.
+    type Out = (Vec<u8>, usize, Offload);
+
+    /// What becomes of frames. `at_length`: without the short cut.
+    fn joined(frames: &[Vec<u8>], trust: Trust, at_length: bool) -> Vec<Out> {
+        let mut out = Vec::new();
+        let mut emit = |frame: Frame<'_>| {
+            let body = frame.body.iter().flat_map(|slice| slice.iter().copied());
+            let bytes = frame.head.iter().copied().chain(body).collect();
+            out.push((bytes, frame.head.len(), frame.offload));
+        };
+        let mut coalescer = Coalescer::new(ALL);
+        for frame in frames {
+            coalescer.push(frame, trust, &mut emit);
+            if at_length {
+                coalescer.next = None;
+            }
+        }
+        coalescer.finish(&mut emit);
+        out
+    }
+
+    /// Frames of one flow that follow each other, with `df` or without.
+    fn stream(first: &[u8], count: u16, df: bool) -> Vec<Vec<u8>> {
+        let piece = Piece::of(first, Trust::Verify).unwrap();
+        let (l3, l4, payload) = (piece.inet.l3, piece.inet.l4, piece.payload as u32);
+        let frame = |n: u16| {
+            let mut frame = first.to_vec();
+            if piece.inet.version == IpVersion::V4 {
+                frame[l3 + 6] = if df { 0x40 } else { 0 };
+                put(&mut frame, l3 + 4, 0xfffe_u16.wrapping_add(n));
+                put(&mut frame, l3 + 10, 0);
+                let sum = checksum::of(&frame[l3..l4]);
+                put(&mut frame, l3 + 10, sum);
+            }
+            if piece.kind == GsoKind::Tcp {
+                let sequence = get_u32(first, l4 + 4).wrapping_add(u32::from(n) * payload);
+                frame[l4 + 4..l4 + 8].copy_from_slice(&sequence.to_be_bytes());
+                put(&mut frame, l4 + 16, 0);
+                let l4_len = piece.inet.l4_len();
+                let mut sum = Sum::pseudo(&frame, &piece.inet, l4_len);
+                sum.add(&frame[l4..]);
+                put(&mut frame, l4 + 16, sum.checksum());
+            }
+            frame
+        };
+        (0..count).map(frame).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        /// Whatever is changed of whichever frame, the short cut comes to the same as the long way.
+        #[test]
+        fn the_short_cut_leads_where_the_long_way_does(
+            kind in 0..6usize,
+            payload in 1..40usize,
+            count in 2..9u16,
+            df: bool,
+            trusted: bool,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), 0..80usize, any::<u8>()), 0..3),
+            cut in prop::option::of((any::<prop::sample::Index>(), 0..20usize)),
+            unsummed in prop::option::of(any::<prop::sample::Index>()),
+            swap in prop::option::of((any::<prop::sample::Index>(), any::<prop::sample::Index>())),
+        ) {
+            let first = match kind {
+                0 => tcp4(payload),
+                1 => tcp6(payload),
+                2 => udp4(payload),
+                3 => udp6(payload),
+                4 => tagged(&tcp4(payload), [0x81, 0, 0, 9]),
+                _ => [tcp4(payload), vec![0; 6]].concat(),
+            };
+            let mut frames = stream(&first, count, df);
+            for (frame, at, bits) in changes {
+                let frame = &mut frames[frame.index(usize::from(count))];
+                let at = at % frame.len();
+                frame[at] ^= bits;
+            }
+            let piece = Piece::of(&first, Trust::Verify).unwrap();
+            if let (Some(frame), GsoKind::Udp) = (unsummed, piece.kind) {
+                put(&mut frames[frame.index(usize::from(count))], piece.inet.l4 + 6, 0);
+            }
+            if let Some((frame, bytes)) = cut {
+                let frame = &mut frames[frame.index(usize::from(count))];
+                frame.truncate(frame.len().saturating_sub(bytes));
+            }
+            if let Some((a, b)) = swap {
+                frames.swap(a.index(usize::from(count)), b.index(usize::from(count)));
+            }
+            let trust = if trusted { Trust::Vouched } else { Trust::Verify };
+            prop_assert_eq!(joined(&frames, trust, false), joined(&frames, trust, true));
+        }
+    }
+
+    #[test]
+    fn the_short_cut_is_taken() {
+        for first in [tcp4(9), tcp6(9), udp4(9), udp6(9)] {
+            let frames = stream(&first, 3, true);
+            let mut coalescer = Coalescer::new(ALL);
+            for frame in &frames[..2] {
+                coalescer.push(frame, Trust::Vouched, &mut |_| ());
+            }
+            let (slot, pattern) = coalescer.next.as_ref().unwrap();
+            assert!(pattern.matches(&frames[2]));
+            assert!(coalescer.next_of(*slot, &frames[2], Trust::Vouched).is_some());
+            assert!(coalescer.next_of(*slot, &frames[2], Trust::Verify).is_none());
         }
     }
 }

@@ -24,6 +24,7 @@ mod head;
 pub mod hop;
 pub mod inet;
 pub mod mtu;
+mod pattern;
 pub mod segment;
 #[cfg(test)]
 mod testing;
