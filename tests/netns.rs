@@ -88,6 +88,7 @@ fn main() -> ExitCode {
         &cases!(way_out, needs CLUSTER, [
             the_gateway_port_is_the_same_after_a_restart,
             direct_routes_are_there_and_come_back,
+            a_mapped_port_is_there_when_add_is_over,
             who_leaves_the_cluster_takes_rules_and_routes_along,
             a_firewall_in_the_way_is_in_the_status,
         ]),

@@ -1,6 +1,7 @@
 //! Answers to the control socket.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use encap::StationMac;
 use fdb::{Dest, Insert, Origin, Scope, SegmentId};
@@ -12,6 +13,9 @@ use crate::control::model::{
     FdbOrigin, FdbRow, FdbScope, FdbStatic, Flushed, ObjectOrigin, PortRow,
 };
 use crate::control::{Answer, Command, Refusal};
+
+/// How long an attachment waits for the rules that lead ports of the node to it.
+const RULES_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Daemon {
     /// Does what `command` asks, and answers. Whoever asked may have gone away, which is no error.
@@ -42,10 +46,19 @@ impl Daemon {
             Command::IpRelease(text, reply) => drop(reply.send(self.ip_release(&text))),
             Command::Gc(scope, reply) => drop(reply.send(self.collect(scope))),
             Command::Attach(ask, reply) => {
-                let answer = self.attach_ask(ask);
-                // The rules that lead the node's ports to the pod do not wait for the next tick.
+                let (answer, before) =
+                    (self.attach_ask(ask), self.pods.as_ref().map(|pods| pods.way_out.asked()));
                 self.settle_way_out();
-                let _ = reply.send(Ok(answer));
+                // Ports of the node lead to the pod when its ADD is over, and to nobody after its DEL.
+                let pods = self.pods.as_ref().filter(|pods| Some(pods.way_out.asked()) != before);
+                match pods.and_then(|pods| pods.way_out.rules_dealt_with()) {
+                    Some(dealt_with) => drop(tokio::spawn(async move {
+                        // Why they do not stand after that is in the status.
+                        let _ = tokio::time::timeout(RULES_PATIENCE, dealt_with).await;
+                        let _ = reply.send(Ok(answer));
+                    })),
+                    None => drop(reply.send(Ok(answer))),
+                }
             }
             Command::Reload(reply) => drop(reply.send(self.reload())),
         }

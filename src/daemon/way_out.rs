@@ -71,6 +71,16 @@ impl WayOut {
         state.stands || state.trouble.is_some() || self.troubles.contains_key("rules")
     }
 
+    /// How often other rules were asked for.
+    pub(super) fn asked(&self) -> u64 {
+        self.keeper.as_ref().map(Keeper::asked).unwrap_or_default()
+    }
+
+    /// Ends when the rules that were asked for last stand, or it is known why they do not.
+    pub(super) fn rules_dealt_with(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        self.keeper.as_ref().map(Keeper::dealt_with)
+    }
+
     /// What is the matter, in words.
     pub(super) fn alarms(&self) -> Vec<String> {
         let KeeperState { trouble, .. } =

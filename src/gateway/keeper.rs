@@ -8,6 +8,7 @@ use std::{io, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::rules::Rules;
 use super::stir::Stirs;
@@ -120,6 +121,8 @@ impl<R: Rules> Keep<R> {
 #[derive(Debug, Default)]
 struct Inbox {
     wanted: Option<String>,
+    /// How often something was wanted.
+    asked: u64,
     over: bool,
     state: KeeperState,
 }
@@ -130,6 +133,8 @@ struct Inbox {
 pub struct Keeper {
     inbox: Arc<Mutex<Inbox>>,
     wake: UnixStream,
+    /// Up to which time of asking it has done what was wanted, or found that it cannot.
+    dealt: watch::Receiver<u64>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -146,16 +151,35 @@ impl Keeper {
         woken.set_nonblocking(true)?;
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let keep = Keep::new(rules, stirs.is_some());
+        let (done, dealt) = watch::channel(0);
         let thread = thread::Builder::new().name("rules".to_owned()).spawn({
             let inbox = Arc::clone(&inbox);
-            move || run(keep, stirs.as_ref(), &woken, &inbox)
+            move || run(keep, stirs.as_ref(), &woken, &inbox, &done)
         })?;
-        Ok(Self { inbox, wake, thread: Some(thread) })
+        Ok(Self { inbox, wake, dealt, thread: Some(thread) })
     }
 
     /// This is what shall stand from now on. Returns at once.
     pub fn want(&self, body: &str) {
-        self.tell(|inbox| inbox.wanted = Some(body.to_owned()));
+        self.tell(|inbox| {
+            inbox.wanted = Some(body.to_owned());
+            inbox.asked += 1;
+        });
+    }
+
+    /// How often [`Self::want`] was called.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).asked
+    }
+
+    /// Ends when what was wanted last stands, or it is known why it does not.
+    pub fn dealt_with(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (asked, mut dealt) = (self.asked(), self.dealt.clone());
+        async move {
+            // An error is the keeper's end: there is nothing to wait for any more.
+            let _ = dealt.wait_for(|dealt| *dealt >= asked).await;
+        }
     }
 
     /// How it is.
@@ -185,14 +209,15 @@ fn run<R: Rules>(
     stirs: Option<&Stirs>,
     woken: &UnixStream,
     inbox: &Mutex<Inbox>,
+    done: &watch::Sender<u64>,
 ) {
     loop {
-        let wanted = {
+        let (wanted, asked) = {
             let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
             if inbox.over {
                 return;
             }
-            inbox.wanted.take()
+            (inbox.wanted.take(), inbox.asked)
         };
         if let Some(body) = wanted {
             keep.want(body, Instant::now());
@@ -202,6 +227,7 @@ fn run<R: Rules>(
         }
         let next = keep.turn(Instant::now());
         inbox.lock().unwrap_or_else(PoisonError::into_inner).state = keep.state.clone();
+        done.send_if_modified(|dealt| std::mem::replace(dealt, asked) != asked);
         wait(stirs.map(Stirs::as_fd), woken, next);
         let mut sink = [0; 64];
         while io::Read::read(&mut &*woken, &mut sink).is_ok_and(|length| length > 0) {}

@@ -53,6 +53,22 @@ fn rewrite(
     cluster.overlay.daemons[node].configure(config)
 }
 
+/// A port of the node leads to its pod when ADD is over, and to nobody when DEL is.
+pub(crate) fn a_mapped_port_is_there_when_add_is_over() -> Result<()> {
+    let mut cluster = start(&ClusterPlan::default())?;
+    let node = cluster.overlay.nodes[0].space.clone();
+    for port in 8080..8085 {
+        let (name, rules) = (format!("web{port}"), || node.output("nft list table inet tapestry"));
+        let mapping = json!({ "hostPort": port, "containerPort": 80, "protocol": "tcp" });
+        let keys = json!({ "runtimeConfig": { "portMappings": [mapping] } });
+        let pod = cluster.add_pod_with(0, &name, &keys)?;
+        ensure!(rules()?.contains(&port.to_string()), "not yet: {port}");
+        cluster.delete_pod(0, &name, &pod)?;
+        ensure!(!rules()?.contains(&port.to_string()), "still: {port}");
+    }
+    cluster.assert_sound()
+}
+
 /// A kernel that makes a device anew forgets what was on it: routes of others, and connections of
 /// the node's own.
 pub(crate) fn the_gateway_port_is_the_same_after_a_restart() -> Result<()> {
