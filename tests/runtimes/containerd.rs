@@ -90,7 +90,8 @@ impl Containerd {
         let mut container = Container { containerd: self, id: id.to_owned(), client };
         let runs = eventually(PATIENCE, "the container runs", || {
             ensure!(container.client.is_running()?, "ctr has ended");
-            Ok(container.run(&["ip", "link", "show", "eth0"]).is_ok())
+            // It runs before it is attached, and its device is there before its addresses are.
+            Ok(container.addresses().is_ok())
         });
         telling(runs, || format!("{}{}", container.client.said(), self.said()))?;
         Ok(container)
