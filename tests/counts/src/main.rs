@@ -39,7 +39,7 @@ const fn path(
 }
 
 /// Superframe and train have 44 segments: divide by that for the cost of one.
-const PATHS: [Path; 14] = [
+const PATHS: [Path; 15] = [
     path("port-to-port", "64-byte frame", 690, engine::port_to_port, 20_000),
     path("port-to-vtep", "64-byte frame", 915, engine::port_to_vtep, 20_000),
     path("vtep-to-port", "64-byte frame", 805, engine::vtep_to_port, 20_000),
@@ -50,6 +50,7 @@ const PATHS: [Path; 14] = [
     path("pod-superframe", "TCP superframe, pod to VTEP", 1_330, cluster::superframe, 5_000),
     path("segmentation", "44 headers written", 47_000, train::segmentation, 1_000),
     path("coalescing", "44 frames joined, vouched", 17_300, train::coalescing, 1_000),
+    path("alternating", "44 frames of two flows in turns", 52_000, train::alternating, 1_000),
     path("verifying", "44 frames verified and joined", 53_800, train::verifying, 200),
     path("look-up", "hit among 64 k", 112, table::look_up, 50_000),
     path("learn-known", "known station among 64 k", 184, table::learn_known, 50_000),

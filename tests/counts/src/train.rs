@@ -69,9 +69,13 @@ pub(crate) fn segmentation(runs: u64) {
     });
 }
 
-fn join(runs: u64, trust: Trust) {
-    let part = |n| frame(station(1), station(2), 1 + n * u32::from(MSS), MSS.into());
-    let frames: Vec<Vec<u8>> = (0..u32::from(SEGMENTS)).map(part).collect();
+/// Joins the segments of a superframe of each of so many flows that take turns.
+fn join(runs: u64, flows: u16, trust: Trust) {
+    let part = |n| {
+        let (to, n) = (station(2 + u64::from(n % flows)), u32::from(n / flows));
+        frame(to, station(1), 1 + n * u32::from(MSS), MSS.into())
+    };
+    let frames: Vec<Vec<u8>> = (0..SEGMENTS).map(part).collect();
     let merge = Merge { tcp: true, udp: true, adopt: None };
     measured(runs, |_| {
         let (mut units, mut joined) = (0, 0);
@@ -82,14 +86,18 @@ fn join(runs: u64, trust: Trust) {
             coalescer.push(frame, trust, &mut emit);
         }
         coalescer.finish(&mut emit);
-        assert_eq!((units, joined), (1, u64::from(SEGMENTS)), "units, frames");
+        assert_eq!((units, joined), (flows, u64::from(SEGMENTS)), "units, frames");
     });
 }
 
 pub(crate) fn coalescing(runs: u64) {
-    join(runs, Trust::Vouched);
+    join(runs, 1, Trust::Vouched);
+}
+
+pub(crate) fn alternating(runs: u64) {
+    join(runs, 2, Trust::Vouched);
 }
 
 pub(crate) fn verifying(runs: u64) {
-    join(runs, Trust::Verify);
+    join(runs, 1, Trust::Verify);
 }
