@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use lab::cluster::{Cluster, ClusterPlan, GATEWAY, gateway_addresses};
 use lab::overlay::Pod;
 use lab::tool::eventually;
+use lab::traffic::lasting::Talks;
 use lab::traffic::{ping, tcp};
 use lab::world::Space;
 
@@ -20,6 +21,43 @@ pub(crate) fn plugin() -> PathBuf {
 
 pub(crate) fn start(plan: &ClusterPlan) -> Result<Cluster> {
     Cluster::start(&tapestry(), plugin(), plan)
+}
+
+/// How long something may take that follows from what a store says.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until the first `count` nodes know each other, and nobody else.
+pub(crate) fn know_each_other(cluster: &Cluster, count: usize) -> Result<()> {
+    eventually(PATIENCE, &format!("{count} nodes know each other"), || {
+        let mut daemons = cluster.overlay.daemons.iter().take(count);
+        daemons.try_fold(true, |all, daemon| Ok(all && rows(daemon, "node list")?.len() == count))
+    })
+}
+
+/// Waits until each daemon says that its store answers, or that it does not.
+pub(crate) fn are_connected(cluster: &Cluster, connected: bool) -> Result<()> {
+    eventually(PATIENCE, &format!("connected: {connected}"), || {
+        cluster.overlay.daemons.iter().try_fold(true, |all, daemon| {
+            Ok(all && daemon.json("status")?["cluster"]["connected"] == connected)
+        })
+    })
+}
+
+/// Each pod talks to the next one, and the last one to the first.
+pub(crate) fn talk_in_a_ring(pods: &[Pod]) -> Result<Talks> {
+    let mut talks = Talks::default();
+    for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
+        for host in to.hosts() {
+            talks.open(&from.space, &to.space, host)?;
+        }
+    }
+    Ok(talks)
+}
+
+/// The first pod reaches each of the others.
+pub(crate) fn forward_to_each(pods: &[Pod]) -> Result<()> {
+    let (first, others) = pods.split_first().context("no pods")?;
+    others.iter().try_for_each(|pod| still_forwarding(first, pod))
 }
 
 /// A pod on each of two nodes, and a second one on the first.

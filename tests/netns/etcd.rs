@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tapestry::device::netlink::LinkChange;
 
-use super::cluster::plugin;
+use super::cluster::{are_connected, forward_to_each, know_each_other, plugin, talk_in_a_ring};
 use super::common::{exchange_cleanly, row, rows, still_forwarding, tapestry};
 
 const NODES: usize = 3;
@@ -26,8 +26,8 @@ const SAID: &[&str] = &["etcd", "store", "cluster"];
 
 /// Nodes, and a host with the server.
 fn start() -> Result<(Cluster, Etcd)> {
-    start_with(1, "")
-        .and_then(|(cluster, mut servers)| Ok((cluster, servers.pop().context("no server")?)))
+    let (cluster, mut servers) = start_with(1, "")?;
+    Ok((cluster, servers.pop().context("no server")?))
 }
 
 /// Nodes with these lines in `[cluster]`, and as many hosts with a server each.
@@ -49,27 +49,8 @@ fn start_with(servers: usize, extra: &str) -> Result<(Cluster, Vec<Etcd>)> {
         daemon.allow(SAID);
         daemon.launch()?;
     }
-    know_each_other(&cluster)?;
+    know_each_other(&cluster, NODES)?;
     Ok((cluster, servers))
-}
-
-fn know_each_other(cluster: &Cluster) -> Result<()> {
-    eventually(PATIENCE, "all nodes know each other", || {
-        cluster
-            .overlay
-            .daemons
-            .iter()
-            .try_fold(true, |all, daemon| Ok(all && rows(daemon, "node list")?.len() == NODES))
-    })
-}
-
-/// Whether each daemon says that its store answers, or that it does not.
-fn are_connected(cluster: &Cluster, connected: bool) -> Result<()> {
-    eventually(PATIENCE, &format!("connected: {connected}"), || {
-        cluster.overlay.daemons.iter().try_fold(true, |all, daemon| {
-            Ok(all && daemon.json("status")?["cluster"]["connected"] == connected)
-        })
-    })
 }
 
 /// The shares of all nodes, in their order.
@@ -78,14 +59,20 @@ fn shares(cluster: &Cluster) -> Result<Vec<String>> {
     daemons.map(|daemon| Ok(daemon.json("status")?["cluster"]["pod_cidrs"].to_string())).collect()
 }
 
-fn talk(pods: &[Pod]) -> Result<Talks> {
-    let mut talks = Talks::default();
-    for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
-        for host in to.hosts() {
-            talks.open(&from.space, &to.space, host)?;
-        }
-    }
-    Ok(talks)
+/// All know each other again, have the shares that they had, and forward; who talks has talked on.
+fn all_is_as_before(
+    mut cluster: Cluster,
+    shares_before: &[String],
+    talks: Talks,
+    pods: &[Pod],
+) -> Result<()> {
+    talks.go_on()?;
+    know_each_other(&cluster, NODES)?;
+    let now = shares(&cluster)?;
+    ensure!(now == shares_before, "{now:?}, not {shares_before:?}");
+    forward_to_each(pods)?;
+    talks.end()?;
+    cluster.assert_sound()
 }
 
 pub(crate) fn each_node_takes_a_share_and_each_pod_reaches_each_pod() -> Result<()> {
@@ -109,7 +96,7 @@ pub(crate) fn traffic_flows_whatever_becomes_of_etcd() -> Result<()> {
     let mut pods =
         vec![cluster.add_pod(0, "a")?, cluster.add_pod(1, "b")?, cluster.add_pod(2, "c")?];
     let before = shares(&cluster)?;
-    let talks = talk(&pods)?;
+    let talks = talk_in_a_ring(&pods)?;
 
     etcd.signal(Signal::SIGSTOP)?;
     talks.go_on()?;
@@ -131,23 +118,16 @@ pub(crate) fn traffic_flows_whatever_becomes_of_etcd() -> Result<()> {
     etcd.forget()?;
     etcd.launch()?;
     are_connected(&cluster, true)?;
-    talks.go_on()?;
-    know_each_other(&cluster)?;
-    ensure!(shares(&cluster)? == before, "{:?}, not {before:?}", shares(&cluster)?);
-    for pod in &pods[1..] {
-        still_forwarding(&pods[0], pod)?;
-    }
-    talks.end()?;
-    cluster.assert_sound()
+    all_is_as_before(cluster, &before, talks, &pods)
 }
 
 /// One of three members is killed, the next one is cut off, the third hangs; then two are away at
 /// once. Pods talk on, and news comes as long as two are left.
 pub(crate) fn traffic_flows_whatever_becomes_of_members() -> Result<()> {
-    let (mut cluster, mut members) = start_with(3, "")?;
+    let (cluster, mut members) = start_with(3, "")?;
     let [a, b, c] = [cluster.add_pod(0, "a")?, cluster.add_pod(1, "b")?, cluster.add_pod(2, "c")?];
     let mut pods = vec![a, b, c];
-    let (talks, before, data) = (talk(&pods)?, shares(&cluster)?, tempfile::tempdir()?);
+    let (talks, before, data) = (talk_in_a_ring(&pods)?, shares(&cluster)?, tempfile::tempdir()?);
     for (lost, member) in members.iter_mut().enumerate() {
         let host = cluster.overlay.nodes[NODES + lost].space.clone();
         let cable =
@@ -188,14 +168,7 @@ pub(crate) fn traffic_flows_whatever_becomes_of_members() -> Result<()> {
     are_connected(&cluster, true)?;
     members[0].launch()?;
 
-    talks.go_on()?;
-    know_each_other(&cluster)?;
-    ensure!(shares(&cluster)? == before, "{:?}, not {before:?}", shares(&cluster)?);
-    for pod in &pods[1..] {
-        still_forwarding(&pods[0], pod)?;
-    }
-    talks.end()?;
-    cluster.assert_sound()
+    all_is_as_before(cluster, &before, talks, &pods)
 }
 
 /// A start that knows nobody, since neither the store nor the disk says anything, leaves the kernel the
@@ -212,7 +185,7 @@ pub(crate) fn routes_outlive_a_start_that_knows_nobody() -> Result<()> {
     ensure!(ready.is_none(), "ready, without a share");
     ensure!(routes()? == NODES - 1, "they went at the start");
     etcd.launch()?;
-    know_each_other(&cluster)?;
+    know_each_other(&cluster, NODES)?;
     ensure!(routes()? == NODES - 1, "they went when the store came back");
     cluster.assert_sound()
 }
@@ -236,7 +209,7 @@ pub(crate) fn a_share_that_is_given_back_is_nobodys() -> Result<()> {
     ensure!(node.link(GATEWAY)?.index == before, "the gateway port went with the share");
     cluster.overlay.daemons[0].stop()?;
     cluster.overlay.daemons[0].launch()?;
-    know_each_other(&cluster)?;
+    know_each_other(&cluster, NODES)?;
     let (b, c) = (cluster.add_pod(0, "b")?, cluster.add_pod(1, "c")?);
     still_forwarding(&b, &c)?;
     cluster.assert_sound()

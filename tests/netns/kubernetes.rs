@@ -7,11 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use lab::cluster::{Cluster, ClusterPlan};
 use lab::kubernetes::{Kubernetes, PROGRAMS};
 use lab::tool::eventually;
-use lab::traffic::lasting::Talks;
 use nix::sys::signal::Signal;
 
-use super::cluster::plugin;
-use super::common::{exchange_cleanly, rows, still_forwarding, tapestry};
+use super::cluster::{are_connected, forward_to_each, know_each_other, plugin, talk_in_a_ring};
+use super::common::{exchange_cleanly, still_forwarding, tapestry};
 
 const NODES: usize = 3;
 
@@ -49,24 +48,9 @@ fn name(index: usize) -> String {
     format!("node{}", index + 1)
 }
 
-fn know_each_other(cluster: &Cluster, count: usize) -> Result<()> {
-    eventually(PATIENCE, &format!("{count} nodes are known"), || {
-        let mut daemons = cluster.overlay.daemons.iter().take(count);
-        daemons.try_fold(true, |all, daemon| Ok(all && rows(daemon, "node list")?.len() == count))
-    })
-}
-
-fn are_connected(cluster: &Cluster, connected: bool) -> Result<()> {
-    eventually(PATIENCE, &format!("connected: {connected}"), || {
-        cluster.overlay.daemons.iter().try_fold(true, |all, daemon| {
-            Ok(all && daemon.json("status")?["cluster"]["connected"] == connected)
-        })
-    })
-}
-
 /// Each node takes the share that the controller manager has given its Node, says that its network
-/// works, and pods talk, whatever becomes of the API server: it is killed, it hangs, and what nodes
-/// have not seen is compacted meanwhile. A Node that is deleted is nobody's neighbour any more.
+/// works, and pods talk, whatever becomes of the API server: it hangs, it is killed, and it comes back
+/// with its history compacted. A Node that is deleted is nobody's neighbour any more.
 pub(crate) fn traffic_flows_whatever_becomes_of_the_api_server() -> Result<()> {
     let Some((mut cluster, mut plane)) = start()? else { return Ok(()) };
     for (index, daemon) in cluster.overlay.daemons.iter().enumerate() {
@@ -84,12 +68,7 @@ pub(crate) fn traffic_flows_whatever_becomes_of_the_api_server() -> Result<()> {
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
         exchange_cleanly(&pods[from], &pods[to], 1)?;
     }
-    let mut talks = Talks::default();
-    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
-        for host in pods[to].hosts() {
-            talks.open(&pods[from].space, &pods[to].space, host)?;
-        }
-    }
+    let talks = talk_in_a_ring(&pods)?;
 
     plane.signal(Signal::SIGSTOP)?;
     let e = cluster.add_pod(1, "e")?;
@@ -109,9 +88,7 @@ pub(crate) fn traffic_flows_whatever_becomes_of_the_api_server() -> Result<()> {
     plane.launch()?;
     are_connected(&cluster, true)?;
     know_each_other(&cluster, NODES)?;
-    for pod in &pods[1..] {
-        still_forwarding(&pods[0], pod)?;
-    }
+    forward_to_each(&pods)?;
     talks.go_on()?;
     talks.end()?;
 
