@@ -13,6 +13,13 @@ pub(crate) fn check(spec: &TopologySpec) -> Vec<TopologyError> {
     let mut errors = Vec::new();
     check_udp_ports(spec, &mut errors);
     check_segments(spec, &mut errors);
+    errors.extend(check_attachments(spec));
+    errors
+}
+
+/// As [`check`], of the ports alone.
+pub(crate) fn check_attachments(spec: &TopologySpec) -> Vec<TopologyError> {
+    let mut errors = Vec::new();
     check_ports(spec, &mut errors);
     check_roles(spec, &mut errors);
     errors
@@ -48,15 +55,14 @@ fn check_segments(spec: &TopologySpec, errors: &mut Vec<TopologyError>) {
 
 /// One prefix has one owner: this node, or one VTEP.
 fn check_routes(segment: &str, cluster: &ClusterSpec, errors: &mut Vec<TopologyError>) {
-    let mut owners: BTreeMap<IpNet, Option<IpAddr>> = BTreeMap::new();
-    let own = cluster.own.iter().map(|prefix| (prefix, None));
-    let others = cluster.routes.iter().map(|(prefix, vtep)| (prefix, Some(vtep.ip())));
-    for (prefix, owner) in own.chain(others) {
-        let prefix = prefix.trunc();
-        if *owners.entry(prefix).or_insert(owner) != owner {
-            let segment = segment.to_owned();
-            errors.push(TopologyError::RouteConflict { segment, prefix });
+    let segment = || segment.to_owned();
+    for prefix in cluster.own.iter().map(IpNet::trunc) {
+        if cluster.routes.contains_key(&prefix) {
+            errors.push(TopologyError::RouteConflict { segment: segment(), prefix });
         }
+    }
+    for &prefix in cluster.routes.keys().filter(|prefix| prefix.trunc() != **prefix) {
+        errors.push(TopologyError::HostBits { segment: segment(), prefix });
     }
 }
 

@@ -105,6 +105,11 @@ impl Cluster {
         &self.routes
     }
 
+    /// The same, to be changed; other snapshots keep theirs.
+    pub(crate) fn routes_mut(&mut self) -> &mut Routes {
+        Arc::make_mut(&mut self.routes)
+    }
+
     /// In whose name the gateway speaks to a pod: the address that the node has in the cluster,
     /// where it has one.
     pub(crate) fn voice(&self, version: IpVersion) -> IpAddr {

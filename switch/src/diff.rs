@@ -76,9 +76,12 @@ impl Topology {
     /// VTEPs that are in `next` but have left a segment that is there too.
     fn departures(&self, next: &Self) -> impl Iterator<Item = Change> {
         let pairs = self.segments().filter_map(|before| Some((before, next.same_segment(before)?)));
-        pairs.flat_map(|(before, after)| {
-            let left = before.sources.iter().filter(|vtep| {
-                next.vtep(**vtep).is_some() && after.sources.binary_search(vtep).is_err()
+        pairs.flat_map(move |(before, after)| {
+            // Both are ordered: one pass over the two.
+            let mut stay = after.sources.iter().peekable();
+            let left = before.sources.iter().filter(move |vtep| {
+                while stay.next_if(|other| other < vtep).is_some() {}
+                stay.peek() != Some(vtep) && next.vtep(**vtep).is_some()
             });
             left.map(|vtep| Change::VtepLeft { segment: after.id, vtep: *vtep })
         })

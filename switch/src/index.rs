@@ -36,4 +36,12 @@ impl<K: Eq + Hash, V: Copy> Index<K, V> {
     pub(crate) fn insert(&mut self, key: K, value: V) {
         self.0.insert(key, value);
     }
+
+    pub(crate) fn remove(&mut self, key: &K) {
+        self.0.remove(key);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }

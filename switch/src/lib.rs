@@ -31,6 +31,7 @@ mod pace;
 mod reason;
 mod route;
 mod router;
+mod shared_map;
 mod sink;
 mod spec;
 mod topology;
@@ -42,6 +43,7 @@ pub use diff::Change;
 pub use engine::{Engine, Event, Outer};
 pub use forward::{Answer, Decision, Forward, Unreachable};
 pub use reason::DropReason;
+pub use shared_map::{Difference, SharedMap};
 pub use sink::{Remote, Sink};
 pub use spec::{
     ClusterSpec, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, PortModeSpec, PortRole, PortSpec,

@@ -2,17 +2,15 @@
 //!
 //! One map per prefix length in use, longest first. A cluster has a handful of lengths (podCIDRs,
 //! host routes, the networks themselves), so a look-up is as many hashes, however many routes there
-//! are. The table is built once with its topology, and shared by those that follow with the same
-//! routes.
+//! are. The table is shared by the topologies that follow with the same routes, and copied and
+//! changed for one that has a few others.
 
-use crate::index::Index;
+use crate::index::{Address, Index};
 use crate::spec::ClusterSpec;
-use core::cmp::Reverse;
 use core::hash::Hash;
 use core::ops::BitAnd;
 use fdb::VtepId;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Who has the addresses of a prefix.
@@ -29,9 +27,15 @@ pub(crate) enum Owner {
 /// The prefixes of a cluster segment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Routes {
-    v4: Box<[Length<u32>]>,
-    v6: Box<[Length<u128>]>,
+    v4: Lengths<u32>,
+    v6: Lengths<u128>,
+    /// How many routes lead to a VTEP.
+    users: Index<Address, u32>,
 }
+
+/// Those that are in use, the longest first.
+#[derive(Clone, Debug)]
+struct Lengths<A>(Vec<Length<A>>);
 
 /// All prefixes of one length.
 #[derive(Clone, Debug)]
@@ -44,66 +48,118 @@ impl Routes {
     /// The table of a cluster; `vtep` finds the VTEP at an address. Of equal prefixes a route counts
     /// before a podCIDR of this node, and that before a network.
     pub(crate) fn new(spec: &ClusterSpec, vtep: impl Fn(IpAddr) -> Option<VtepId>) -> Self {
-        let networks = spec.networks.iter().map(|prefix| (*prefix, Owner::Nobody));
-        let own = spec.own.iter().map(|prefix| (*prefix, Owner::Here));
-        let others = spec.routes.iter().filter_map(|(prefix, address)| {
-            vtep(address.ip()).map(|id| (*prefix, Owner::Vtep(id)))
-        });
-        let mut v4: BTreeMap<Reverse<u8>, Length<u32>> = BTreeMap::new();
-        let mut v6: BTreeMap<Reverse<u8>, Length<u128>> = BTreeMap::new();
-        for (prefix, owner) in networks.chain(own).chain(others) {
-            let length = Reverse(prefix.prefix_len());
-            match prefix {
-                IpNet::V4(prefix) => {
-                    let mask = prefix.netmask().to_bits();
-                    let length = v4.entry(length).or_insert_with(|| Length::new(mask));
-                    length.owners.insert(prefix.addr().to_bits() & mask, owner);
-                }
-                IpNet::V6(prefix) => {
-                    let mask = prefix.netmask().to_bits();
-                    let length = v6.entry(length).or_insert_with(|| Length::new(mask));
-                    length.owners.insert(prefix.addr().to_bits() & mask, owner);
-                }
+        let mut routes = Self::default();
+        spec.networks.iter().for_each(|prefix| routes.set(*prefix, Some(Owner::Nobody)));
+        spec.own.iter().for_each(|prefix| routes.set(*prefix, Some(Owner::Here)));
+        for (prefix, address) in spec.routes.iter() {
+            if let Some(id) = vtep(address.ip()) {
+                routes.lead(spec, *prefix, None, Some((address.ip(), id)));
             }
         }
-        Self { v4: v4.into_values().collect(), v6: v6.into_values().collect() }
+        routes
+    }
+
+    /// A route leads to another VTEP from now on, or there is none any more. `spec` says what else
+    /// the prefix may be.
+    pub(crate) fn lead(
+        &mut self,
+        spec: &ClusterSpec,
+        prefix: IpNet,
+        before: Option<IpAddr>,
+        after: Option<(IpAddr, VtepId)>,
+    ) {
+        if let Some(before) = before.map(Address) {
+            match self.users(before.0) {
+                0 | 1 => self.users.remove(&before),
+                users => self.users.insert(before, users - 1),
+            }
+        }
+        if let Some((after, _)) = after {
+            self.users.insert(Address(after), self.users(after) + 1);
+        }
+        let is = |all: &[IpNet]| all.iter().any(|one| one.trunc() == prefix);
+        let owner = match after {
+            Some((_, id)) => Some(Owner::Vtep(id)),
+            None if is(&spec.own) => Some(Owner::Here),
+            None if is(&spec.networks) => Some(Owner::Nobody),
+            None => None,
+        };
+        self.set(prefix, owner);
+    }
+
+    fn set(&mut self, prefix: IpNet, owner: Option<Owner>) {
+        match prefix {
+            IpNet::V4(prefix) => {
+                let mask = prefix.netmask().to_bits();
+                self.v4.set(mask, prefix.addr().to_bits() & mask, owner);
+            }
+            IpNet::V6(prefix) => {
+                let mask = prefix.netmask().to_bits();
+                self.v6.set(mask, prefix.addr().to_bits() & mask, owner);
+            }
+        }
+    }
+
+    /// How many routes lead to the VTEP at this address.
+    pub(crate) fn users(&self, vtep: IpAddr) -> u32 {
+        self.users.get(&Address(vtep)).unwrap_or(0)
     }
 
     /// Whose `address` is; `None` when it is outside the cluster's networks and all routes.
     #[inline]
     pub(crate) fn owner(&self, address: IpAddr) -> Option<Owner> {
         match address {
-            IpAddr::V4(address) => longest(&self.v4, address.to_bits()),
-            IpAddr::V6(address) => longest(&self.v6, address.to_bits()),
+            IpAddr::V4(address) => self.v4.longest(address.to_bits()),
+            IpAddr::V6(address) => self.v6.longest(address.to_bits()),
         }
     }
 
     /// Whether there is a prefix of `address` alone.
     pub(crate) fn is_host(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => is_host(&self.v4, u32::MAX, address.to_bits()),
-            IpAddr::V6(address) => is_host(&self.v6, u128::MAX, address.to_bits()),
+            IpAddr::V4(address) => self.v4.is_host(u32::MAX, address.to_bits()),
+            IpAddr::V6(address) => self.v6.is_host(u128::MAX, address.to_bits()),
         }
     }
 }
 
-impl<A> Length<A> {
-    fn new(mask: A) -> Self {
-        Self { mask, owners: Index::default() }
+impl<A: Copy + Ord + Hash + BitAnd<Output = A>> Lengths<A> {
+    fn set(&mut self, mask: A, prefix: A, owner: Option<Owner>) {
+        let at = self.0.binary_search_by(|length| mask.cmp(&length.mask));
+        match (at, owner) {
+            (Ok(at), Some(owner)) => self.0[at].owners.insert(prefix, owner),
+            (Err(at), Some(owner)) => {
+                let mut owners = Index::default();
+                owners.insert(prefix, owner);
+                self.0.insert(at, Length { mask, owners });
+            }
+            (Ok(at), None) => {
+                self.0[at].owners.remove(&prefix);
+                // Every length costs every look-up something.
+                if self.0[at].owners.is_empty() {
+                    self.0.remove(at);
+                }
+            }
+            (Err(_), None) => {}
+        }
+    }
+
+    #[inline]
+    fn longest(&self, address: A) -> Option<Owner> {
+        self.0.iter().find_map(|length| length.owners.get(&(address & length.mask)))
+    }
+
+    fn is_host(&self, all: A, address: A) -> bool {
+        let hosts = self.0.first().filter(|length| length.mask == all);
+        hosts.is_some_and(|hosts| hosts.owners.get(&address).is_some())
     }
 }
 
-#[inline]
-fn longest<A>(lengths: &[Length<A>], address: A) -> Option<Owner>
-where
-    A: Copy + Eq + Hash + BitAnd<Output = A>,
-{
-    lengths.iter().find_map(|length| length.owners.get(&(address & length.mask)))
-}
-
-fn is_host<A: Copy + Eq + Hash>(lengths: &[Length<A>], all: A, address: A) -> bool {
-    let hosts = lengths.first().filter(|length| length.mask == all);
-    hosts.is_some_and(|hosts| hosts.owners.get(&address).is_some())
+// Derived, it would ask for a default of the addresses.
+impl<A> Default for Lengths<A> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
 }
 
 #[cfg(test)]
@@ -174,11 +230,11 @@ mod tests {
         let table = table(
             &["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16"],
             &["10.1.0.0/16"],
-            &[("10.2.3.4/16", 2), ("0.0.0.0/0", 9), ("::/0", 9)],
+            &[("10.2.0.0/16", 2), ("0.0.0.0/0", 9), ("::/0", 9)],
         );
         let owner = |address: &str| table.owner(address.parse().unwrap());
         assert_eq!(owner("10.1.2.3"), Some(Owner::Here));
-        assert_eq!(owner("10.2.200.1"), Some(Owner::Vtep(id(2))), "host bits mean nothing");
+        assert_eq!(owner("10.2.200.1"), Some(Owner::Vtep(id(2))));
         assert_eq!(owner("10.3.0.0"), Some(Owner::Nobody));
         assert_eq!(owner("8.8.8.8"), Some(Owner::Vtep(id(9))));
         assert_eq!(owner("2001:db8::1"), Some(Owner::Vtep(id(9))));
@@ -209,7 +265,7 @@ mod tests {
                     match kind {
                         0 => spec.networks.push(prefix),
                         1 => spec.own.push(prefix),
-                        _ => spec.routes.push((prefix, vtep(owner))),
+                        _ => drop(spec.routes.insert(prefix.trunc(), vtep(owner))),
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! What the user asks for, in names and addresses, and what of it cannot be.
 
+use crate::shared_map::SharedMap;
 use encap::{MacAddr, StationMac, VlanId, Vni};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -67,21 +68,15 @@ pub struct ClusterSpec {
     /// to the gateway port, whose own addresses need not be named.
     pub own_addresses: Vec<IpAddr>,
     /// What other nodes have, and their VTEPs: podCIDRs, exceptions, and the nodes' own addresses as
-    /// host routes. The longest prefix counts, also against `own`. Every VTEP named here may send
-    /// into the segment, with sources within its own prefixes.
-    pub routes: Vec<(IpNet, SocketAddr)>,
+    /// host routes; no prefix has host bits. The longest prefix counts, also against `own`. Every VTEP
+    /// named here gets flooded frames as a peer does, and may send into the segment, with sources
+    /// within its own prefixes.
+    pub routes: SharedMap<IpNet, SocketAddr>,
     /// The UDP port of this node's VTEP. Pods may send to it at no node, nor to that of another VTEP
     /// at the node which has it.
     pub vtep_port: u16,
     /// Whether multicast and broadcast go to the pods of other nodes as well.
     pub flood_multicast: bool,
-}
-
-impl ClusterSpec {
-    /// Whether both route by the same prefixes.
-    pub(crate) fn same_prefixes(&self, other: &Self) -> bool {
-        self.networks == other.networks && self.own == other.own && self.routes == other.routes
-    }
 }
 
 /// One attachment.
@@ -229,9 +224,17 @@ pub enum TopologyError {
         /// The address.
         address: IpAddr,
     },
-    /// One prefix leads to two VTEPs, or to one and to this node itself.
+    /// One prefix leads to a VTEP and to this node itself.
     #[error("segment \"{segment}\": {prefix} belongs to two nodes")]
     RouteConflict {
+        /// The segment.
+        segment: String,
+        /// The prefix.
+        prefix: IpNet,
+    },
+    /// The prefix of a route has bits behind its length.
+    #[error("segment \"{segment}\": the route to {prefix} has host bits")]
+    HostBits {
         /// The segment.
         segment: String,
         /// The prefix.
@@ -242,8 +245,8 @@ pub enum TopologyError {
 impl SegmentSpec {
     /// The VTEPs it names one by one: the peers, and those that its routes lead to.
     pub(crate) fn vteps(&self) -> impl Iterator<Item = SocketAddr> {
-        let routes = self.cluster.iter().flat_map(|cluster| &cluster.routes);
-        self.peers.iter().copied().chain(routes.map(|(_, vtep)| *vtep))
+        let routes = self.cluster.iter().map(|cluster| &cluster.routes);
+        self.peers.iter().copied().chain(routes.flat_map(SharedMap::values).copied())
     }
 }
 

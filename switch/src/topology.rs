@@ -9,13 +9,15 @@ use crate::check::check;
 use crate::cluster::Cluster;
 use crate::index::{Address, Index};
 use crate::route::Routes;
-use crate::spec::{PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
+use crate::spec::{ClusterSpec, PortModeSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
 use encap::{VlanId, Vni};
 use fdb::{PortId, SegmentId, VtepId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+mod follow;
 
 /// A member of a segment: a port, and the tag its frames carry there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +130,8 @@ pub struct Topology {
     by_ip: Index<Address, VtepId>,
     segment_names: BTreeMap<String, SegmentId>,
     port_names: BTreeMap<String, PortId>,
+    /// As in [`TopologySpec::heard`].
+    heard: Vec<(IpAddr, String)>,
 }
 
 /// A slot and how often it was used before: an empty slot remembers.
@@ -151,25 +155,34 @@ impl Topology {
             by_ip: Index::default(),
             segment_names: BTreeMap::new(),
             port_names: BTreeMap::new(),
+            heard: Vec::new(),
         }
     }
 
-    /// The snapshot that `spec` describes, as the successor of `self`.
+    /// The snapshot that `spec` describes, as the successor of `self`. Where nothing differs but ports
+    /// and some routes of cluster segments, the rest is copied as it is.
     ///
     /// # Errors
     /// Everything in `spec` that contradicts itself, at once.
     pub fn succeed(&self, spec: &TopologySpec) -> Result<Self, Vec<TopologyError>> {
+        self.follow(spec).unwrap_or_else(|| self.build(spec))
+    }
+
+    fn build(&self, spec: &TopologySpec) -> Result<Self, Vec<TopologyError>> {
         let errors = check(spec);
         if !errors.is_empty() {
             return Err(errors);
         }
         let mut next = Self::empty(spec.local, spec.overlay_mtu);
-        let too_many = |what| vec![TopologyError::TooMany(what)];
+        next.heard.clone_from(&spec.heard);
         next.place_segments(self, spec).ok_or_else(|| too_many("segments"))?;
         next.place_vteps(self, spec).ok_or_else(|| too_many("VTEPs"))?;
         next.place_ports(self, spec).ok_or_else(|| too_many("ports"))?;
-        next.join(spec);
-        next.place_clusters(self);
+        next.join_vteps();
+        next.join_ports();
+        next.place_clusters(|next, spec| {
+            Arc::new(Routes::new(spec, |address| next.by_ip.get(&Address(address))))
+        });
         Ok(next)
     }
 
@@ -207,8 +220,10 @@ impl Topology {
 
     fn place_vteps(&mut self, before: &Self, spec: &TopologySpec) -> Option<()> {
         let mut wanted: BTreeMap<IpAddr, (SocketAddr, bool)> = BTreeMap::new();
-        let port = spec.segments.iter().flat_map(|s| s.vteps().next().or(s.multicast));
-        let port = port.map(|vtep| vtep.port()).next().unwrap_or(encap::vxlan::PORT);
+        let named = |s: &SegmentSpec| s.peers.first().copied().or(s.multicast);
+        let port = spec.segments.iter().find_map(named).map(|vtep| vtep.port());
+        let own = || spec.segments.iter().find_map(|s| Some(s.cluster.as_ref()?.vtep_port));
+        let port = port.or_else(own).unwrap_or(encap::vxlan::PORT);
         for (address, _) in &spec.heard {
             wanted.insert(*address, (SocketAddr::new(*address, port), false));
         }
@@ -246,6 +261,7 @@ impl Topology {
             before.ports.get(slot).is_some_and(|slot| slot.value.is_some())
         })?;
         self.ports = before.ports.iter().map(Slot::vacate).collect();
+        self.port_names.clear();
         for (port, slot) in spec.ports.iter().zip(slots) {
             let (id, _) = claim(&mut self.ports, &before.ports, slot, |held: &Port| {
                 held.spec.name == port.name
@@ -258,68 +274,68 @@ impl Topology {
         Some(())
     }
 
-    /// Fills in the members, the replication lists and the permitted sources.
-    fn join(&mut self, spec: &TopologySpec) {
+    /// Fills in the members.
+    fn join_ports(&mut self) {
         let mut members: BTreeMap<SegmentId, Vec<Member>> = BTreeMap::new();
         for port in self.ports().filter(|port| port.spec.up) {
             for (segment, vlan) in port.mode.memberships() {
                 members.entry(segment).or_default().push(Member { port: port.id, vlan });
             }
         }
-        let vtep = |address: IpAddr| self.by_ip.get(&Address(address));
-        let mut lists: BTreeMap<SegmentId, (Vec<VtepId>, Vec<VtepId>)> = BTreeMap::new();
-        for segment in self.segments() {
-            let mut named = BTreeSet::new();
-            let peers = segment.spec.vteps().filter_map(|peer| vtep(peer.ip()));
-            // A peer that is listed twice gets one copy of a flooded frame.
-            let peers: Vec<VtepId> = peers.filter(|id| named.insert(*id)).collect();
-            let flood = match segment.spec.multicast {
-                Some(group) => vtep(group.ip()).into_iter().collect(),
-                None => peers.clone(),
-            };
-            let heard = spec.heard.iter().filter(|(_, name)| *name == segment.spec.name);
-            let strict = segment.spec.strict_peers || segment.spec.cluster.is_some();
-            let heard = heard.filter(|_| !strict);
-            let mut sources = peers;
-            sources.extend(heard.filter_map(|(address, _)| vtep(*address)));
-            sources.sort_unstable();
-            sources.dedup();
-            lists.insert(segment.id, (flood, sources));
-        }
         for segment in self.segments.iter_mut().flatten() {
             segment.members = members.remove(&segment.id).unwrap_or_default();
-            if let Some((flood, sources)) = lists.remove(&segment.id) {
-                segment.flood = flood;
-                segment.set_sources(sources);
-            }
         }
     }
 
-    /// Builds what the cluster segments route by. Routes are many and change seldom: where none did,
-    /// the table is that of the snapshot before, in which a VTEP with the same address has the same
-    /// id.
-    fn place_clusters(&mut self, before: &Self) {
-        let clusters: Vec<(usize, Cluster)> = self
-            .segments()
-            .filter_map(|segment| {
-                let spec = segment.spec.cluster.as_ref()?;
-                let held = before.segment(segment.id).and_then(|held| {
-                    let same = held.spec.cluster.as_ref()?.same_prefixes(spec);
-                    held.cluster.as_ref().filter(|_| same).map(|held| Arc::clone(held.routes()))
-                });
-                let vtep = |address| self.by_ip.get(&Address(address));
-                let routes = held.unwrap_or_else(|| Arc::new(Routes::new(spec, vtep)));
-                let inside = PortMode::Access(segment.id);
-                let ports = self.ports().filter(|port| port.mode == inside);
-                let cluster = Cluster::new(spec, routes, ports, self.vteps());
-                Some((usize::from(segment.id.0), cluster))
-            })
-            .collect();
-        for (slot, cluster) in clusters {
-            if let Some(Some(segment)) = self.segments.get_mut(slot) {
-                segment.cluster = Some(Box::new(cluster));
+    /// Fills in the replication lists and the permitted sources.
+    fn join_vteps(&mut self) {
+        let mut segments = std::mem::take(&mut self.segments);
+        for segment in segments.iter_mut().flatten() {
+            let vtep = |address: SocketAddr| self.by_ip.get(&Address(address.ip()));
+            let mut sources: Vec<VtepId> = segment.spec.vteps().filter_map(vtep).collect();
+            if !segment.spec.strict_peers && segment.spec.cluster.is_none() {
+                let heard = self.heard.iter().filter(|(_, name)| *name == segment.spec.name);
+                sources.extend(heard.filter_map(|(ip, _)| self.by_ip.get(&Address(*ip))));
             }
+            sources.sort_unstable();
+            sources.dedup();
+            segment.set_sources(sources);
+            self.set_flood(segment);
         }
+        self.segments = segments;
+    }
+
+    /// Fills in the replication list of a segment whose sources are known: its group, or its peers as
+    /// they are listed, and behind them those that only routes lead to.
+    fn set_flood(&self, segment: &mut Segment) {
+        let vtep = |address: &SocketAddr| self.by_ip.get(&Address(address.ip()));
+        if let Some(group) = &segment.spec.multicast {
+            segment.flood = vtep(group).into_iter().collect();
+            return;
+        }
+        // A peer that is listed twice gets one copy of a flooded frame.
+        let mut named = BTreeSet::new();
+        let peers = segment.spec.peers.iter().filter_map(vtep);
+        segment.flood = peers.filter(|id| named.insert(*id)).collect();
+        if segment.spec.cluster.is_some() {
+            segment.flood.extend(segment.sources.iter().filter(|id| !named.contains(*id)));
+        }
+    }
+
+    /// Builds what the cluster segments route by, with the `routes` of each.
+    fn place_clusters(&mut self, routes: impl Fn(&Self, &ClusterSpec) -> Arc<Routes>) {
+        let mut segments = std::mem::take(&mut self.segments);
+        for segment in segments.iter_mut().flatten() {
+            let Some(spec) = &segment.spec.cluster else { continue };
+            let inside = PortMode::Access(segment.id);
+            let ports = self.ports().filter(|port| port.mode == inside);
+            let routes = match &segment.cluster {
+                Some(cluster) => Arc::clone(cluster.routes()),
+                None => routes(self, spec),
+            };
+            segment.cluster = Some(Box::new(Cluster::new(spec, routes, ports, self.vteps())));
+        }
+        self.segments = segments;
     }
 
     /// This node's own VTEP address.
@@ -398,6 +414,10 @@ impl Topology {
     pub fn vtep_at(&self, address: IpAddr) -> Option<&Vtep> {
         self.vtep(self.by_ip.get(&Address(address))?)
     }
+}
+
+fn too_many(what: &'static str) -> Vec<TopologyError> {
+    vec![TopologyError::TooMany(what)]
 }
 
 impl<T> Slot<T> {

@@ -5,7 +5,8 @@ use crate::kit::vtep_ip;
 use crate::world::{Row, Unit, framed, ip, mac, on, udp, udp_to, via};
 use encap::MacAddr;
 use etherparse::{Icmpv4Type, IpNumber, icmpv4};
-use switch::{DropReason as Why, GATEWAY_MAC, TopologySpec};
+use std::net::SocketAddr;
+use switch::{DropReason as Why, GATEWAY_MAC, SharedMap, TopologySpec};
 
 pub(crate) const TWO: &str = "10.244.1.2";
 pub(crate) const TWO6: &str = "fd44:0:0:1::2";
@@ -38,10 +39,13 @@ fn alone(spec: &mut TopologySpec) {
 /// The third node's VTEP, and that of another segment, listen on a port of their own.
 fn others_listen_elsewhere(spec: &mut TopologySpec) {
     let [pods, plain] = &mut spec.segments[..] else { panic!("two segments") };
-    let routes = pods.cluster.as_mut().unwrap().routes.iter_mut().map(|(_, vtep)| vtep);
-    for vtep in routes.chain(&mut plain.peers).filter(|vtep| vtep.ip() != vtep_ip(2)) {
-        vtep.set_port(7777);
-    }
+    let elsewhere = |vtep: &SocketAddr| {
+        let port = if vtep.ip() == vtep_ip(2) { vtep.port() } else { 7777 };
+        SocketAddr::new(vtep.ip(), port)
+    };
+    let cluster = pods.cluster.as_mut().unwrap();
+    cluster.routes = cluster.routes.iter().map(|(net, vtep)| (*net, elsewhere(vtep))).collect();
+    plain.peers.iter_mut().for_each(|vtep| *vtep = elsewhere(vtep));
 }
 
 /// Where unicast from a pod goes.
@@ -426,7 +430,7 @@ pub(crate) fn link() -> Vec<Row> {
             .given(|spec| {
                 alone(spec);
                 flood_multicast(spec);
-                spec.segments[0].cluster.as_mut().unwrap().routes.clear();
+                spec.segments[0].cluster.as_mut().unwrap().routes = SharedMap::default();
             })
             .drops(Why::NoDestination),
         on("IGMP", "two", {

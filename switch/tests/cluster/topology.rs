@@ -102,11 +102,11 @@ fn a_prefix_has_one_owner() {
     let vtep = |n| SocketAddr::new(vtep_ip(n), 4789);
     let wrong = errors(|spec| {
         let routes = &mut cluster(spec).routes;
-        routes.push(("10.244.2.7/24".parse().unwrap(), vtep(3)));
-        routes.push(("10.244.3.0/24".parse().unwrap(), vtep(3)));
-        routes.push(("fd44:0:0:1::/64".parse().unwrap(), vtep(3)));
-        routes.push(("10.244.9.0/24".parse().unwrap(), SocketAddr::new(vtep_ip(3), 1)));
-        routes.push(("10.244.10.0/24".parse().unwrap(), vtep(1)));
+        routes.insert("10.244.2.7/24".parse().unwrap(), vtep(3));
+        routes.insert("10.244.3.0/24".parse().unwrap(), vtep(3));
+        routes.insert("fd44:0:0:1::/64".parse().unwrap(), vtep(3));
+        routes.insert("10.244.9.0/24".parse().unwrap(), SocketAddr::new(vtep_ip(3), 1));
+        routes.insert("10.244.10.0/24".parse().unwrap(), vtep(1));
     });
     let conflict = |prefix: &str| TopologyError::RouteConflict {
         segment: name("pods"),
@@ -115,8 +115,11 @@ fn a_prefix_has_one_owner() {
     let want = [
         TopologyError::PeerPorts(vtep_ip(3)),
         TopologyError::PeerIsSelf(name("pods")),
-        conflict("10.244.2.0/24"),
         conflict("fd44:0:0:1::/64"),
+        TopologyError::HostBits {
+            segment: name("pods"),
+            prefix: "10.244.2.7/24".parse().unwrap(),
+        },
     ];
     assert_eq!(wrong, want);
 }
@@ -126,6 +129,13 @@ fn errors_read_as_sentences() {
     let prefix = "10.244.2.0/24".parse().unwrap();
     let text = TopologyError::RouteConflict { segment: name("pods"), prefix }.to_string();
     assert_eq!(text, "segment \"pods\": 10.244.2.0/24 belongs to two nodes");
+}
+
+/// Nothing leads to a VTEP any more.
+fn leave(spec: &mut TopologySpec, vtep: u8) {
+    let routes = &mut cluster(spec).routes;
+    let left = routes.iter().filter(|(_, address)| address.ip() != vtep_ip(vtep));
+    *routes = left.map(|(net, address)| (*net, *address)).collect();
 }
 
 /// How a node's answers change with its specification.
@@ -151,19 +161,20 @@ fn routes_and_pods_come_and_go() {
     assert_eq!(reload(&mut world, &spec).len(), 1);
     assert!(is_sent(&mut world, 2));
     // The podCIDR moves to a new node, whose VTEP takes over the old one's slot in the end.
-    for (net, vtep) in &mut cluster(&mut spec).routes {
-        if vtep.ip() == vtep_ip(2) && net.prefix_len() < 32 {
-            *vtep = SocketAddr::new(vtep_ip(4), 4789);
+    let routes = cluster(&mut spec).routes.clone();
+    for (net, _) in routes.iter().filter(|(_, vtep)| vtep.ip() == vtep_ip(2)) {
+        if net.prefix_len() < 32 {
+            cluster(&mut spec).routes.insert(*net, SocketAddr::new(vtep_ip(4), 4789));
         }
     }
     let changes = reload(&mut world, &spec);
     assert!(changes.iter().any(|change| matches!(change, Change::VtepAdded(_))), "{changes:?}");
     assert!(is_sent(&mut world, 4));
     let id = world.engine.topology().vtep_at(vtep_ip(4)).unwrap().id;
-    cluster(&mut spec).routes.retain(|(_, vtep)| vtep.ip() != vtep_ip(2));
+    leave(&mut spec, 2);
     reload(&mut world, &spec);
     assert!(is_sent(&mut world, 4));
-    cluster(&mut spec).routes.retain(|(_, vtep)| vtep.ip() != vtep_ip(4));
+    leave(&mut spec, 4);
     assert!(reload(&mut world, &spec).contains(&Change::VtepRemoved(id)));
     assert!(!is_sent(&mut world, 4));
     let three = world.engine.topology().port_named("three").unwrap().id;

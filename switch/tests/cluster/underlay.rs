@@ -2,7 +2,7 @@
 
 use crate::rows::{ALL_NODES, MDNS, TWO, TWO6, flood_multicast};
 use crate::world::{Row, Unit, mac, on, udp, udp_to, via, vtep_ip6};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use switch::{DropReason as Why, GATEWAY_MAC, TopologySpec};
 
 /// DSCP EF and AF21, the congestion field left out.
@@ -66,9 +66,12 @@ fn over_six(spec: &mut TopologySpec) {
     };
     spec.local = six(spec.local);
     for segment in &mut spec.segments {
-        let routes = segment.cluster.iter_mut().flat_map(|cluster| &mut cluster.routes);
-        let vteps = routes.map(|(_, vtep)| vtep).chain(&mut segment.peers);
-        vteps.for_each(|vtep| vtep.set_ip(six(vtep.ip())));
+        let over_six = |vtep: &SocketAddr| SocketAddr::new(six(vtep.ip()), vtep.port());
+        if let Some(cluster) = &mut segment.cluster {
+            let routes = cluster.routes.iter().map(|(net, vtep)| (*net, over_six(vtep)));
+            cluster.routes = routes.collect();
+        }
+        segment.peers.iter_mut().for_each(|vtep| *vtep = over_six(vtep));
     }
 }
 

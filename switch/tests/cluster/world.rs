@@ -64,7 +64,7 @@ fn cluster() -> ClusterSpec {
         networks: nets(&["10.244.0.0/16", "fd44::/48"]),
         own: nets(&["10.244.1.0/24", "fd44:0:0:1::/64"]),
         own_addresses: vec!["172.16.0.1".parse().unwrap()],
-        routes: routes.map(route).to_vec(),
+        routes: routes.into_iter().map(route).collect(),
         vtep_port: 4789,
         flood_multicast: false,
     }
