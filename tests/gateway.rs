@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         ]),
         &cases!(keep, needs NFT, [
             the_table_is_back_within_a_second,
+            what_changes_is_changed_in_place,
             and_so_it_is_where_the_kernel_says_nothing,
             a_host_without_nft_says_so,
             datagrams_of_the_underlay_are_not_tracked,

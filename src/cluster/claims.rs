@@ -35,9 +35,15 @@ impl Shares {
             .find(|(held, holder)| *holder != key && overlap(held, net))
     }
 
-    /// Whether exactly this network is somebody's.
-    pub(super) fn has(&self, net: &IpNet) -> bool {
-        self.by_first.get(&net.network()).is_some_and(|(held, _)| held == net)
+    /// Who holds exactly this network.
+    pub(super) fn holder(&self, net: &IpNet) -> Option<&str> {
+        let (_, holder) = self.by_first.get(&net.network()).filter(|(held, _)| held == net)?;
+        Some(holder)
+    }
+
+    /// Every network that is somebody's.
+    pub(super) fn nets(&self) -> impl Iterator<Item = IpNet> {
+        self.by_first.values().map(|(net, _)| *net)
     }
 
     pub(super) fn insert(&mut self, net: IpNet, key: &str) {
@@ -72,9 +78,14 @@ impl Hosts {
         }
     }
 
-    /// Every address that is claimed, and by whom, the first first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (IpAddr, &[String])> {
-        self.claims.iter().map(|(address, claims)| (*address, claims.as_slice()))
+    /// By whom an address is claimed, the first first.
+    pub(super) fn claims(&self, address: IpAddr) -> &[String] {
+        self.claims.get(&address).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Every address that is claimed.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.claims.keys().copied()
     }
 }
 
@@ -138,16 +149,19 @@ impl Exceptions {
         self.contests.get(net).map_or(1, next)
     }
 
-    /// Every network that is claimed: who is right, and who claims the same generation in vain.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (IpNet, &str, Vec<&str>)> {
-        self.contests.iter().filter_map(|(net, contest)| {
-            let mut right = contest
-                .claims
-                .iter()
-                .filter(|(_, generation)| *generation == contest.highest)
-                .map(|(key, _)| key.as_str());
-            Some((*net, right.next()?, right.collect()))
-        })
+    /// Of those who claim a network: who is right, and who claims the same generation in vain.
+    pub(super) fn right(&self, net: &IpNet) -> Option<(&str, Vec<&str>)> {
+        let contest = self.contests.get(net)?;
+        let claims = contest.claims.iter();
+        let mut right = claims
+            .filter(|(_, generation)| *generation == contest.highest)
+            .map(|(key, _)| key.as_str());
+        Some((right.next()?, right.collect()))
+    }
+
+    /// Every network that is claimed, or was.
+    pub(super) fn nets(&self) -> impl Iterator<Item = IpNet> {
+        self.contests.keys().copied()
     }
 
     /// Every network and the highest generation seen of it, claimed or not.
@@ -194,7 +208,8 @@ mod tests {
             shares.holder_other_than(&net("10.0.0.0/16"), "a").map(|(_, key)| key),
             Some("b")
         );
-        assert!(shares.has(&net("10.0.9.0/24")) && !shares.has(&net("10.0.9.0/25")));
+        assert_eq!(shares.holder(&net("10.0.9.0/24")), Some("b"));
+        assert_eq!(shares.holder(&net("10.0.9.0/25")), None);
     }
 
     #[test]
@@ -220,7 +235,7 @@ mod tests {
         exceptions.claim(net("10.0.0.1/32"), 5, "a");
         exceptions.withdraw(&net("10.0.0.1/32"), "a", at(0));
         exceptions.claim(net("10.0.0.1/32"), 4, "b");
-        assert_eq!(exceptions.iter().count(), 0);
+        assert_eq!(exceptions.right(&net("10.0.0.1/32")), None);
         assert_eq!(exceptions.next_generation(&net("10.0.0.1/32")), 6);
         exceptions.withdraw(&net("10.0.0.1/32"), "b", at(1));
         // The first grave is of before it was claimed again, and must not take the second with it.

@@ -2,6 +2,7 @@
 //! cannot be asked.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -54,7 +55,7 @@ struct Content {
 #[derive(Serialize, Deserialize)]
 struct Keyed {
     key: String,
-    node: Node,
+    node: Arc<Node>,
 }
 
 impl LastGood {

@@ -8,11 +8,12 @@
 //! - Deletions in a mass are [held back](super::guard), each until another list confirms it or the
 //!   store has somebody else in that place.
 //!
-//! An update costs the logarithm of the number of nodes, a view its length: views are to be asked
-//! for less often than updates come.
+//! An update costs the logarithm of the number of nodes, and so does what is different of it in the
+//! next view.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -24,6 +25,7 @@ use super::guard::Guard;
 use super::model::{Exception, Node, StoreState};
 use super::rules;
 use super::store::Own;
+use super::view::Shown;
 
 /// When something happens, by both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,12 +64,13 @@ pub struct Membership {
     sequence: u64,
     pub(super) listed: bool,
     pub(super) changed: bool,
+    pub(super) shown: Shown,
 }
 
 /// An object that could be read.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) node: Node,
+    pub(super) node: Arc<Node>,
     /// Its place in the order in which they came.
     pub(super) sequence: u64,
     pub(super) standing: Standing,
@@ -95,7 +98,7 @@ pub struct Memory {
     /// The cluster's identity in the store.
     pub cluster: Option<String>,
     /// The members by key, in the order in which they came.
-    pub nodes: Vec<(String, Node)>,
+    pub nodes: Vec<(String, Arc<Node>)>,
     /// The highest generation seen of each exception, claimed or not.
     pub generations: Vec<(IpNet, u64)>,
     /// When the store last answered.
@@ -129,6 +132,7 @@ impl Membership {
             sequence: 0,
             listed: false,
             changed: true,
+            shown: Shown::default(),
         }
     }
 
@@ -139,7 +143,7 @@ impl Membership {
             self.exceptions.remember(net, generation, now.elapsed);
         }
         for (key, node) in memory.nodes {
-            self.put(&key, node, now.elapsed);
+            self.put(&key, Arc::unwrap_or_clone(node), now.elapsed);
         }
         self.cluster = memory.cluster;
         self.store.answered_ms = memory.answered_ms;
@@ -154,7 +158,8 @@ impl Membership {
         }
         let mut members: Vec<_> = self.members().collect();
         members.sort_by_key(|(_, entry)| entry.sequence);
-        let nodes = members.into_iter().map(|(key, entry)| (key.to_owned(), entry.node.clone()));
+        let nodes =
+            members.into_iter().map(|(key, entry)| (key.to_owned(), Arc::clone(&entry.node)));
         Some(Memory {
             cluster: self.cluster.clone(),
             nodes: nodes.collect(),
@@ -202,6 +207,9 @@ impl Membership {
     /// This node says something else of itself from now on. Its name and identity stay.
     pub fn set_own(&mut self, own: Own) {
         self.changed |= own != self.own;
+        if (own.vtep, &own.addresses) != (self.own.vtep, &self.own.addresses) {
+            self.shown.touch_all();
+        }
         self.own = own;
     }
 
@@ -248,7 +256,7 @@ impl Membership {
     /// Makes an object what the store says, and a member if nothing is in the way.
     pub(super) fn put(&mut self, key: &str, node: Node, now: Duration) {
         if let Some(entry) = self.entries.get(key)
-            && entry.node == node
+            && *entry.node == node
         {
             return;
         }
@@ -258,6 +266,7 @@ impl Membership {
         self.sequence += 1;
         let refusal = self.refusal(key, &node);
         let freed = self.replace_claims(key, old.as_ref(), refusal.is_none().then_some(&node), now);
+        let own_before = self.own_key.clone();
         if self.own_key.as_deref() == Some(key) && !self.is_own(&node) {
             // Somebody else has overwritten this node's record.
             self.own_key = None;
@@ -265,13 +274,19 @@ impl Membership {
         } else if self.own_key.is_none() && self.is_own(&node) {
             self.own_key = Some(key.to_owned());
         }
-        self.enter(key, node, sequence, refusal);
+        let was_member = old.is_some_and(|old| old.standing == Standing::Member);
+        let is_own = self.own_key.as_deref() == Some(key);
+        if own_before != self.own_key || (is_own && was_member == refusal.is_some()) {
+            self.shown.touch_all();
+        }
+        self.enter(key, Arc::new(node), sequence, refusal);
         if freed {
             self.retry(key, now);
         }
     }
 
-    fn enter(&mut self, key: &str, node: Node, sequence: u64, refusal: Option<Refusal>) {
+    fn enter(&mut self, key: &str, node: Arc<Node>, sequence: u64, refusal: Option<Refusal>) {
+        self.shown.touch_object(key);
         let remarks = self.remarks(&node);
         let standing = match refusal {
             None => Standing::Member,
@@ -290,8 +305,10 @@ impl Membership {
         self.guard.let_go(key);
         let Some(old) = self.entries.remove(key) else { return };
         self.changed = true;
+        self.shown.touch_object(key);
         if self.own_key.as_deref() == Some(key) {
             self.own_key = None;
+            self.shown.touch_all();
         }
         if self.replace_claims(key, Some(&old), None, now) {
             self.retry(key, now);
@@ -305,6 +322,9 @@ impl Membership {
             let refusal = self.refusal(&key, &entry.node);
             if refusal.is_none() {
                 self.replace_claims(&key, None, Some(&entry.node), now);
+                if self.own_key.as_ref() == Some(&key) {
+                    self.shown.touch_all();
+                }
             }
             self.enter(&key, entry.node, sequence, refusal);
         }
@@ -368,7 +388,7 @@ impl Membership {
                 self.waiting.remove(blocker);
             }
         }
-        let old = old.filter(|entry| entry.standing == Standing::Member).map(|entry| &entry.node);
+        let old = old.filter(|entry| entry.standing == Standing::Member).map(|entry| &*entry.node);
         if let Some(old) = old {
             self.names.remove(&old.name);
             self.identities.remove(&old.identity);
@@ -382,6 +402,7 @@ impl Membership {
             new.pod_cidrs.iter().for_each(|cidr| self.shares.insert(*cidr, key));
         }
         self.replace_routes(key, old, new, now);
+        self.shown.touch_routes(old, new);
         old.is_some_and(|old| {
             new.is_none_or(|new| {
                 old.name != new.name
@@ -450,9 +471,5 @@ impl Membership {
     pub(super) fn known_others(&self) -> usize {
         let own = self.own_key.as_deref().is_some_and(|key| self.is_member(key));
         self.names.len() - usize::from(own)
-    }
-
-    pub(super) const fn view_taken(&mut self) {
-        self.changed = false;
     }
 }

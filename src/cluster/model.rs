@@ -1,10 +1,11 @@
 //! A cluster as a node sees it: its members, and what each of them holds.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use switch::SharedMap;
 
 /// A member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,17 +40,18 @@ pub struct Exception {
     pub generation: u64,
 }
 
-/// Everything that is known of the cluster at one time. Immutable: a change is another view.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Everything that is known of the cluster at one time. Immutable: a change is another view, which
+/// shares with this one what is the same in both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// This node, once its share is known.
     pub own: Option<Node>,
     /// The other members by name, each of them admissible: no two hold the same VTEP, identity or
     /// share, and none holds this node's.
-    pub others: BTreeMap<String, Node>,
+    pub others: SharedMap<String, Arc<Node>>,
     /// Every network that is not on this node, with the VTEP of the node that has it: the others'
-    /// podCIDRs, exceptions and own addresses. No prefix is in it twice.
-    pub routes: Vec<(IpNet, SocketAddr)>,
+    /// podCIDRs, exceptions and own addresses.
+    pub routes: SharedMap<IpNet, SocketAddr>,
     /// What an operator should know: conflicts, objects that make no sense, deletions that were
     /// held back.
     pub alarms: Vec<Alarm>,

@@ -22,6 +22,7 @@ use crate::config::{Cluster, Config, Name, Port, PortMode, Role, Route, derived_
 use crate::control::model::{Done, ObjectOrigin};
 use crate::control::{Answer, Refusal, Reply};
 use crate::device::netlink::{self, Netlink};
+use crate::gateway::census::Census;
 use crate::gateway::port::gateway_port;
 use crate::gateway::ways::{Subnet, Ways, ways};
 
@@ -37,6 +38,8 @@ pub(super) struct Pods {
     pub(super) config: Cluster,
     /// What the store says.
     pub(super) view: Arc<View>,
+    /// What the other nodes have together.
+    pub(super) census: Census,
     /// How the other nodes are reached.
     pub(super) ways: Ways,
     /// What it is said by, once the control loop runs.
@@ -58,6 +61,7 @@ impl Pods {
         Some(Self {
             config: config.cluster.clone()?,
             view: Arc::default(),
+            census: Census::default(),
             ways: Ways::default(),
             feed: None,
             outside: None,
@@ -70,9 +74,6 @@ impl Pods {
     /// The segment of the pods, in the engine's terms.
     pub(super) fn segment(&self, vtep_port: u16) -> SegmentSpec {
         let Self { config, .. } = self;
-        let mut peers: Vec<SocketAddr> = self.ways.tunnel.iter().map(|(_, vtep)| *vtep).collect();
-        peers.sort_unstable();
-        peers.dedup();
         let networks: Vec<IpNet> = config.networks.iter().map(|network| network.net).collect();
         let cluster = ClusterSpec {
             networks: self.ways.inside(&networks),
@@ -82,7 +83,7 @@ impl Pods {
         SegmentSpec {
             name: config.name.to_string(),
             vni: config.vni,
-            peers,
+            peers: Vec::new(),
             multicast: None,
             learning: false,
             flood_unknown: false,
@@ -133,8 +134,8 @@ impl Pods {
 
     /// The gateway port, once this node has a share of the pods' networks.
     pub(super) fn gateway(&self, node: &Name) -> Option<Port> {
-        let Self { config, view, ways, .. } = self;
-        let made = gateway_port(config, view, ways)?;
+        let Self { config, view, census, ways, .. } = self;
+        let made = gateway_port(config, view.own.as_ref(), census, ways)?;
         let name = Name::new(config.gateway.as_str()).ok()?;
         let station = |(address, mac): &(IpAddr, MacAddr)| Some((*address, mac.station()?));
         Some(Port {
@@ -292,6 +293,7 @@ impl Daemon {
             info!(nodes, "cluster");
         }
         pods.view = view;
+        pods.census.follow(&pods.view.others);
         pods.find_ways();
         pods.way_out.changed();
         self.follow_ways();
@@ -358,8 +360,6 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::config::Mode;
 
@@ -395,7 +395,7 @@ mod tests {
         let config = Config::parse(CONFIG).unwrap();
         let (own, other) = (node("a", 1), node("b", 2));
         let routes = other.pod_cidrs.iter().map(|net| (*net, other.vtep)).collect();
-        let others = BTreeMap::from([("b".to_owned(), other)]);
+        let others = [("b".to_owned(), Arc::new(other))].into_iter().collect();
         let view = View { own: Some(own), others, routes, ..View::default() };
         let mut pods = Pods::new(&config).unwrap();
         pods.view = Arc::new(view);
@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(to, ["10.244.0.0/16", "fd00:10::/48"]);
         let spec = pods.segment(4789);
         let cluster = spec.cluster.unwrap();
-        assert_eq!((cluster.networks.len(), cluster.routes.len(), spec.peers.len()), (2, 2, 1));
+        assert_eq!((cluster.networks.len(), cluster.routes.len(), spec.peers.len()), (2, 2, 0));
     }
 
     #[test]

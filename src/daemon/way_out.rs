@@ -151,7 +151,7 @@ impl WayOut {
             return;
         }
         let outcome = match rules(&mappings) {
-            Ok(rules) => self.ask_for(hands, &rules),
+            Ok(rules) => self.ask_for(hands, rules),
             Err(RulesetError::NoOwnNode) => return,
             Err(error) => Err(error.to_string()),
         };
@@ -159,7 +159,7 @@ impl WayOut {
         self.note("rules", outcome);
     }
 
-    fn ask_for(&mut self, hands: &Hands, rules: &Ruleset) -> Result<(), String> {
+    fn ask_for(&mut self, hands: &Hands, rules: Ruleset) -> Result<(), String> {
         for mapping in rules.ignored() {
             warn!("port mapping {mapping}: another pod has this port of the node");
         }
@@ -173,7 +173,7 @@ impl WayOut {
                 Keeper::start(hands.clone(), stirs.ok()).map_err(|error| error.to_string())?
             }
         };
-        self.keeper.insert(keeper).want(rules.body());
+        self.keeper.insert(keeper).want(rules);
         Ok(())
     }
 }
@@ -196,7 +196,7 @@ impl Daemon {
             return;
         }
         let gateway = self.ports.get(pods.config.gateway.as_str()).and_then(Attachment::facts);
-        let Pods { config, view, ways, way_out, .. } = pods;
+        let Pods { config, view, census, ways, way_out, .. } = pods;
         // Of a cluster that nothing is known of yet, what stood before the start stays.
         if view.own.is_some() || !view.routes.is_empty() {
             way_out.settle_routes(hands, &ways.routes);
@@ -204,7 +204,8 @@ impl Daemon {
         if let Some(gateway) = gateway {
             way_out.settle_device(hands, gateway.ifindex);
         }
-        let rules = |mappings: &[Mapping]| Ruleset::new(config, view, ways, mappings);
+        let rules =
+            |mappings: &[Mapping]| Ruleset::new(config, view.own.as_ref(), census, ways, mappings);
         way_out.settle_table(hands, rules, mappings);
     }
 

@@ -10,8 +10,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::rules::Rules;
-use super::stir::Stirs;
+use super::listing::{Key, Listing};
+use super::rules::{Rules, SetChange};
+use super::ruleset::Ruleset;
+use super::stir::{Stirs, Word};
 
 /// How often the table is looked at where the kernel does not say what happens to it. Looking and
 /// putting it back both fit into what is left of a second.
@@ -25,6 +27,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long after a failure it is tried again: twice as long each time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Up to so many elements are changed one by one.
+const LITTLE: usize = 256;
 
 /// How the table is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -43,26 +48,48 @@ struct Keep<R> {
     rules: R,
     /// Whether the kernel says what happens.
     told: bool,
-    wanted: Option<String>,
-    /// The table as it was when it was put there; `None`: it is to be put there.
-    stood: Option<String>,
+    key: Key,
+    wanted: Option<Arc<Ruleset>>,
+    /// What was put there; `None`: it is to be put there.
+    standing: Option<Standing>,
+    /// Somebody else may have changed what stands.
+    doubted: bool,
+    /// It was changed from here, since this was asked last.
+    acted: bool,
     due: Option<Instant>,
     looked: Option<Instant>,
     failures: u32,
     state: KeeperState,
 }
 
+/// The table as it was put there, and what the kernel then shows.
+#[derive(Debug)]
+struct Standing {
+    rules: Arc<Ruleset>,
+    listing: Listing,
+}
+
 impl<R: Rules> Keep<R> {
     fn new(rules: R, told: bool) -> Self {
-        let state = KeeperState::default();
-        Self { rules, told, wanted: None, stood: None, due: None, looked: None, failures: 0, state }
+        Self {
+            rules,
+            told,
+            key: Key::new(),
+            wanted: None,
+            standing: None,
+            doubted: false,
+            acted: false,
+            due: None,
+            looked: None,
+            failures: 0,
+            state: KeeperState::default(),
+        }
     }
 
     /// Another table is wanted.
-    fn want(&mut self, body: String, now: Instant) {
-        if self.wanted.as_ref() != Some(&body) {
-            self.wanted = Some(body);
-            self.stood = None;
+    fn want(&mut self, rules: Arc<Ruleset>, now: Instant) {
+        if self.wanted.as_ref() != Some(&rules) {
+            self.wanted = Some(rules);
             self.failures = 0;
             self.due = Some(now);
         }
@@ -70,6 +97,7 @@ impl<R: Rules> Keep<R> {
 
     /// Something happened to the table.
     fn stirred(&mut self, now: Instant) {
+        self.doubted = true;
         let earliest = self.looked.map_or(now, |looked| now.max(looked + PAUSE));
         // What failed waits for its time.
         if self.failures == 0 {
@@ -103,24 +131,60 @@ impl<R: Rules> Keep<R> {
     }
 
     fn look(&mut self) -> Result<(), String> {
-        let Some(wanted) = &self.wanted else { return Ok(()) };
-        if let Some(stood) = &self.stood {
-            if self.rules.read()?.as_ref() == Some(stood) {
-                return Ok(());
+        let Some(wanted) = self.wanted.clone() else { return Ok(()) };
+        let mut was_taken = false;
+        if let Some(standing) = &self.standing
+            && (self.doubted || standing.rules == wanted)
+        {
+            let table = self.rules.read()?.map(|table| Listing::of(&self.key, &table));
+            if table.as_ref() != Some(&standing.listing) {
+                tracing::warn!("rules: somebody has changed or removed the table, it is put back");
+                self.standing = None;
+                was_taken = true;
             }
-            tracing::warn!("rules: somebody has changed or removed the table, it is put back");
         }
-        let was_there = self.stood.take().is_some();
-        self.stood = Some(self.rules.replace(wanted)?);
-        self.state.restored += u64::from(was_there);
+        self.doubted = false;
+        if self.standing.as_ref().is_none_or(|standing| standing.rules != wanted) {
+            self.put(wanted)?;
+        }
+        self.state.restored += u64::from(was_taken);
         Ok(())
     }
+
+    /// Puts the table there: what is different in it, if that is little, or all of it.
+    fn put(&mut self, wanted: Arc<Ruleset>) -> Result<(), String> {
+        self.acted = true;
+        let standing = self.standing.take();
+        let changes = standing.as_ref().and_then(|standing| standing.rules.changes(&wanted));
+        if let Some(mut standing) = standing
+            && let Some(changes) = changes.filter(|changes| is_little(changes))
+        {
+            match self.rules.amend(&changes) {
+                Ok(()) => {
+                    standing.listing.amend(&self.key, &changes);
+                    standing.rules = wanted;
+                    self.standing = Some(standing);
+                    return Ok(());
+                }
+                Err(error) => tracing::debug!("rules: the table is put there anew: {error}"),
+            }
+        }
+        let table = self.rules.replace(&wanted.body())?;
+        let listing = Listing::of(&self.key, &table);
+        self.standing = Some(Standing { rules: wanted, listing });
+        Ok(())
+    }
+}
+
+/// Whether the kernel's words about such changes find room, so that they are known for one's own.
+fn is_little(changes: &[SetChange]) -> bool {
+    changes.iter().map(|change| change.gone.len() + change.new.len()).sum::<usize>() <= LITTLE
 }
 
 /// What the thread is told.
 #[derive(Debug, Default)]
 struct Inbox {
-    wanted: Option<String>,
+    wanted: Option<Arc<Ruleset>>,
     /// How often something was wanted.
     asked: u64,
     over: bool,
@@ -160,9 +224,9 @@ impl Keeper {
     }
 
     /// This is what shall stand from now on. Returns at once.
-    pub fn want(&self, body: &str) {
+    pub fn want(&self, rules: Ruleset) {
         self.tell(|inbox| {
-            inbox.wanted = Some(body.to_owned());
+            inbox.wanted = Some(Arc::new(rules));
             inbox.asked += 1;
         });
     }
@@ -219,13 +283,19 @@ fn run<R: Rules>(
             }
             (inbox.wanted.take(), inbox.asked)
         };
-        if let Some(body) = wanted {
-            keep.want(body, Instant::now());
+        if let Some(rules) = wanted {
+            keep.want(rules, Instant::now());
         }
-        if stirs.is_some_and(Stirs::take) {
+        let heard = || stirs.map_or(Word::Silence, Stirs::take);
+        if heard() != Word::Silence {
             keep.stirred(Instant::now());
         }
-        let next = keep.turn(Instant::now());
+        let mut next = keep.turn(Instant::now());
+        // One transaction since then is the own one.
+        if std::mem::take(&mut keep.acted) && heard() == Word::More {
+            keep.stirred(Instant::now());
+            next = keep.due;
+        }
         inbox.lock().unwrap_or_else(PoisonError::into_inner).state = keep.state.clone();
         done.send_if_modified(|dealt| std::mem::replace(dealt, asked) != asked);
         wait(stirs.map(Stirs::as_fd), woken, next);
@@ -249,6 +319,10 @@ fn wait(stirs: Option<BorrowedFd<'_>>, woken: &UnixStream, until: Option<Instant
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Cluster;
+    use crate::gateway::census::Census;
+    use crate::gateway::ruleset::fixture::{cluster, view};
+    use crate::gateway::ways::Ways;
 
     /// A kernel that holds one table, or refuses.
     #[derive(Debug, Default)]
@@ -256,7 +330,22 @@ mod tests {
         table: Option<String>,
         refuses: bool,
         replaced: u32,
+        amended: u32,
         read: u32,
+    }
+
+    /// Rules that differ in what else pods may reach untranslated.
+    fn ruleset(outside: &str) -> Arc<Ruleset> {
+        let non_masquerade = outside.split_whitespace().map(|net| net.parse().unwrap()).collect();
+        let cluster = Cluster { non_masquerade, ..cluster() };
+        let view = view();
+        let (others, ways) = (Census::of(&view.others), Ways::default());
+        Arc::new(Ruleset::new(&cluster, view.own.as_ref(), &others, &ways, &[]).unwrap())
+    }
+
+    /// As nft would list it, as far as that counts here.
+    fn listed(body: &str) -> String {
+        format!("table inet tapestry {{\n{body}}}\n")
     }
 
     impl Rules for Fake {
@@ -265,9 +354,21 @@ mod tests {
             if self.refuses {
                 return Err("nft(8) is not installed".to_owned());
             }
-            let table = format!("normal {body}");
+            let table = listed(body);
             self.table = Some(table.clone());
             Ok(table)
+        }
+
+        fn amend(&mut self, changes: &[SetChange]) -> Result<(), String> {
+            self.amended += 1;
+            let [SetChange { set, gone, new }] = changes else { return Err("too many".to_owned()) };
+            let table = self.table.as_mut().ok_or("no such table")?;
+            if self.refuses || set != "outside4" || gone.iter().any(|one| !table.contains(one)) {
+                return Err("no such element".to_owned());
+            }
+            let (gone, new) = (gone.join(", "), new.join(", "));
+            *table = table.replace(&gone, &new);
+            Ok(())
         }
 
         fn read(&mut self) -> Result<Option<String>, String> {
@@ -281,21 +382,58 @@ mod tests {
     }
 
     const MS: Duration = Duration::from_millis(1);
+    const A: &str = "172.16.0.0/12";
+    const B: &str = "192.168.0.0/16";
+
+    #[test]
+    fn what_is_little_is_changed_and_not_put_there_anew() {
+        let (mut keep, now) = keep(true);
+        keep.want(ruleset(A), now);
+        keep.turn(now);
+        keep.want(ruleset(B), now);
+        keep.turn(now);
+        let counts = |keep: &Keep<Fake>| (keep.rules.replaced, keep.rules.amended, keep.rules.read);
+        assert_eq!(counts(&keep), (1, 1, 0));
+        assert_eq!(keep.rules.table, Some(listed(&ruleset(B).body())));
+        // It is known what the kernel shows then: it looks, and nobody else was there.
+        keep.stirred(now + 200 * MS);
+        keep.turn(now + 200 * MS);
+        assert_eq!((counts(&keep), keep.state.restored), ((1, 1, 1), 0));
+        // Somebody was: what stands is not what could be changed.
+        keep.rules.table = Some(listed(&ruleset("198.18.0.0/15").body()));
+        keep.stirred(now + 400 * MS);
+        keep.want(ruleset(A), now + 400 * MS);
+        keep.turn(now + 400 * MS);
+        assert_eq!((counts(&keep), keep.state.restored), ((2, 1, 2), 1));
+        assert_eq!(keep.rules.table, Some(listed(&ruleset(A).body())));
+        // Nobody has said so: the kernel refuses, and all of it is put there.
+        keep.rules.table = Some(listed(&ruleset("198.18.0.0/15").body()));
+        keep.want(ruleset(B), now + 600 * MS);
+        keep.turn(now + 600 * MS);
+        assert_eq!((counts(&keep), keep.state.restored), ((3, 2, 2), 1));
+        assert_eq!(keep.rules.table, Some(listed(&ruleset(B).body())));
+        // Very much is put there anew at once.
+        let many: Vec<_> =
+            (0..=LITTLE).map(|n| format!("172.{}.{}.1/32", n / 200, n % 200)).collect();
+        keep.want(ruleset(&many.join(" ")), now + 800 * MS);
+        keep.turn(now + 800 * MS);
+        assert_eq!(counts(&keep), (4, 2, 2));
+    }
 
     #[test]
     fn what_is_wanted_is_applied_once_and_looked_at() {
         let (mut keep, now) = keep(false);
         assert_eq!(keep.turn(now), None);
-        keep.want("a".to_owned(), now);
+        keep.want(ruleset(A), now);
         let next = keep.turn(now).unwrap();
         assert_eq!((next - now, keep.rules.replaced, keep.rules.read), (LOOK, 1, 0));
-        keep.want("a".to_owned(), now + MS);
+        keep.want(ruleset(A), now + MS);
         assert_eq!(keep.turn(now + MS), Some(next));
         keep.turn(next);
         assert_eq!((keep.rules.replaced, keep.rules.read), (1, 1));
-        keep.want("b".to_owned(), next);
+        keep.want(ruleset(B), next);
         keep.turn(next);
-        assert_eq!(keep.rules.table.as_deref(), Some("normal b"));
+        assert_eq!(keep.rules.table, Some(listed(&ruleset(B).body())));
         assert_eq!(keep.state, KeeperState { stands: true, trouble: None, restored: 0 });
     }
 
@@ -303,12 +441,12 @@ mod tests {
     fn a_table_that_is_gone_or_changed_is_back_within_a_second() {
         for harm in [None, Some("flushed".to_owned())] {
             let (mut keep, now) = keep(false);
-            keep.want("a".to_owned(), now);
+            keep.want(ruleset(A), now);
             let next = keep.turn(now).unwrap();
             keep.rules.table = harm;
             assert!(next - now < Duration::from_secs(1));
             keep.turn(next);
-            assert_eq!(keep.rules.table.as_deref(), Some("normal a"));
+            assert_eq!(keep.rules.table, Some(listed(&ruleset(A).body())));
             assert_eq!(keep.state.restored, 1);
         }
     }
@@ -316,7 +454,7 @@ mod tests {
     #[test]
     fn a_word_of_the_kernel_makes_it_look_at_once_but_not_all_the_time() {
         let (mut keep, now) = keep(true);
-        keep.want("a".to_owned(), now);
+        keep.want(ruleset(A), now);
         assert_eq!(keep.turn(now), Some(now + LOOK_ANYWAY));
         // The word about what it did itself: it looks, and finds nothing wrong.
         keep.stirred(now + 200 * MS);
@@ -334,7 +472,7 @@ mod tests {
     fn a_refusal_is_told_and_tried_again_ever_later() {
         let (mut keep, mut now) = keep(true);
         keep.rules.refuses = true;
-        keep.want("a".to_owned(), now);
+        keep.want(ruleset(A), now);
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
             let next = keep.turn(now).unwrap();
             assert_eq!((next - now).as_secs(), seconds);
@@ -352,7 +490,7 @@ mod tests {
     #[test]
     fn the_thread_ends_with_its_owner() {
         let keeper = Keeper::start(Fake::default(), None).unwrap();
-        keeper.want("a");
+        keeper.want(Ruleset::clone(&ruleset(A)));
         let begun = Instant::now();
         while !keeper.state().stands {
             assert!(begun.elapsed() < Duration::from_secs(10));

@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use netlink_packet_route::link::InetDevConf;
 use switch::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 
+use super::census::{self, Census};
 use super::ways::Ways;
-use crate::cluster::model::{Node, View};
+use crate::cluster::model::Node;
 use crate::config::{Cluster, Mode};
 use crate::device::netlink::{Netlink, NetlinkError, Route};
 
@@ -44,17 +45,21 @@ pub fn gateway_addresses(own: &Node) -> impl Iterator<Item = IpAddr> {
 /// moved to this node, or to one that is behind the tunnel. Without a tunnel only this node's pods
 /// are behind it.
 #[must_use]
-pub fn gateway_port(cluster: &Cluster, view: &View, ways: &Ways) -> Option<GatewayPort> {
-    let own = view.own.as_ref().filter(|own| !own.pod_cidrs.is_empty())?;
+pub fn gateway_port(
+    cluster: &Cluster,
+    own: Option<&Node>,
+    others: &Census,
+    ways: &Ways,
+) -> Option<GatewayPort> {
+    let own = own.filter(|own| !own.pod_cidrs.is_empty())?;
     let firsts: Vec<IpAddr> = gateway_addresses(own).collect();
     let mut nets: Vec<IpNet> = match cluster.mode {
         Mode::Tunnel => cluster.networks.iter().map(|network| network.net).collect(),
         Mode::Route => own.pod_cidrs.clone(),
     };
     let plain: HashSet<IpNet> = ways.plain.iter().map(IpNet::trunc).collect();
-    let exceptions = view.others.values().chain([own]).flat_map(|node| &node.exceptions);
+    let exceptions = others.exceptions.keys().copied().chain(census::exceptions(own));
     let apart: Vec<IpNet> = exceptions
-        .map(|exception| exception.net.trunc())
         .filter(|net| !plain.contains(net))
         .filter(|net| {
             let led_here = nets.iter().any(|wide| wide.contains(net));
@@ -114,14 +119,18 @@ pub fn tune(netlink: &mut Netlink, device: u32) -> Result<(), NetlinkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::model::Exception;
+    use crate::cluster::model::{Exception, View};
     use crate::gateway::ruleset::fixture::{cluster, view};
     use crate::gateway::ways::{Subnet, ways};
+
+    fn of(cluster: &Cluster, view: &View, ways: &Ways) -> Option<GatewayPort> {
+        gateway_port(cluster, view.own.as_ref(), &Census::of(&view.others), ways)
+    }
 
     fn shown(cluster: &Cluster, view: &View) -> Vec<String> {
         let subnets = [Subnet { net: "192.0.2.1/24".parse().unwrap(), link: 2 }];
         let ways = ways(cluster, view, &subnets);
-        let port = gateway_port(cluster, view, &ways).unwrap();
+        let port = of(cluster, view, &ways).unwrap();
         port.routes.iter().map(ToString::to_string).collect()
     }
 
@@ -131,7 +140,7 @@ mod tests {
     #[test]
     fn one_next_hop_of_each_family_leads_to_the_whole_cluster() {
         assert_eq!(shown(&cluster(), &view()), [V4, V6]);
-        let port = gateway_port(&cluster(), &view(), &Ways::default()).unwrap();
+        let port = of(&cluster(), &view(), &Ways::default()).unwrap();
         let addresses: Vec<_> = port.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.42.0.1/32", "fd42::1/128"]);
         let mac = GATEWAY_MAC.get();
@@ -176,7 +185,7 @@ mod tests {
     #[test]
     fn without_a_share_there_is_none_and_a_family_without_one_is_not_routed() {
         let none = View { own: None, ..view() };
-        assert_eq!(gateway_port(&cluster(), &none, &Ways::default()), None);
+        assert_eq!(of(&cluster(), &none, &Ways::default()), None);
         let mut view = view();
         view.own.as_mut().unwrap().pod_cidrs.truncate(1);
         assert_eq!(shown(&cluster(), &view), [V4]);

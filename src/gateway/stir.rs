@@ -24,6 +24,17 @@ const NAME: u16 = 1;
 /// The room for one read; a message that is longer is taken for one of ours.
 const ROOM: usize = 64 * 1024;
 
+/// What is said of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Nothing.
+    Silence,
+    /// It was changed in one transaction.
+    Once,
+    /// It was changed in several, or may have been: words that cannot be read, or were lost.
+    More,
+}
+
 /// Tells that somebody has changed a table, by the notifications of nftables.
 #[derive(Debug)]
 pub struct Stirs {
@@ -63,39 +74,70 @@ impl Stirs {
         self.socket.as_fd()
     }
 
-    /// Takes all that there is, and says whether any of it is about the table, or might have been:
-    /// words that were lost (ENOBUFS) might. A false word does no more harm than a look.
+    /// Takes all that there is, and says what of it is about the table. Whoever has just changed it,
+    /// and had taken all before that, finds its own transaction here.
     #[must_use]
-    pub fn take(&self) -> bool {
-        let mut stirred = false;
+    pub fn take(&self) -> Word {
+        let mut word = Heard::default();
         let mut buffer = vec![0; ROOM];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, flags) {
-                Ok(0) => return stirred,
-                Ok(length) => {
-                    stirred |= buffer.get(..length).is_none_or(|all| concerns(all, &self.name));
-                }
+                Ok(0) => return word.of(),
+                Ok(length) => match buffer.get(..length) {
+                    Some(datagram) => word.hear(datagram, &self.name),
+                    None => word.lost = true,
+                },
                 Err(Errno::EINTR) => {}
-                Err(Errno::ENOBUFS) => stirred = true,
-                Err(_) => return stirred,
+                Err(Errno::ENOBUFS) => word.lost = true,
+                Err(_) => return word.of(),
             }
         }
     }
 }
 
-/// Whether one of the messages is about a table of this name. What cannot be read may be.
-fn concerns(datagram: &[u8], name: &[u8]) -> bool {
-    let mut rest = datagram;
-    while !rest.is_empty() {
-        let Some((length, kind)) = head(rest) else { return true };
-        let Some(message) = rest.get(..length) else { return true };
-        if kind >> 8 == SUBSYSTEM && named(message, name) {
-            return true;
+/// What was heard so far.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The lower half of the number of the first transaction; the kernel gives each the next one.
+    transaction: Option<u16>,
+    more: bool,
+    lost: bool,
+}
+
+impl Heard {
+    const fn of(&self) -> Word {
+        match (self.transaction, self.more || self.lost) {
+            (_, true) => Word::More,
+            (Some(_), false) => Word::Once,
+            (None, false) => Word::Silence,
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    false
+
+    /// Hears what of a datagram's messages is about a table of this name. What cannot be read may be.
+    fn hear(&mut self, datagram: &[u8], name: &[u8]) {
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            let message = head(rest).and_then(|(length, kind)| Some((rest.get(..length)?, kind)));
+            let Some((message, kind)) = message else {
+                self.lost = true;
+                return;
+            };
+            if kind >> 8 == SUBSYSTEM && named(message, name) {
+                let number = transaction(message);
+                self.more |= self.transaction.is_some_and(|first| first != number);
+                self.transaction = Some(number);
+            }
+            rest = rest.get(message.len().next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// `res_id` of `struct nfgenmsg`: of what nftables tells, the lower half of the number of the
+/// transaction (nfnl_msg_put in net/netfilter/nf_tables_api.c).
+fn transaction(message: &[u8]) -> u16 {
+    let id = message.get(HEADER + 2..).and_then(<[u8]>::first_chunk);
+    id.map_or(0, |id| u16::from_be_bytes(*id))
 }
 
 /// Length and type of a message.
@@ -126,7 +168,11 @@ mod tests {
     use super::*;
 
     fn message(kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut body = vec![1, 0, 0, 0];
+        message_of(7, kind, attributes)
+    }
+
+    fn message_of(transaction: u8, kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut body = vec![1, 0, 0, transaction];
         for (kind, value) in attributes {
             let length = u16::try_from(4 + value.len()).unwrap();
             body.extend_from_slice(&length.to_ne_bytes());
@@ -142,10 +188,28 @@ mod tests {
         all
     }
 
+    fn heard(datagrams: &[&[u8]]) -> Word {
+        let mut heard = Heard::default();
+        datagrams.iter().for_each(|datagram| heard.hear(datagram, b"tapestry"));
+        heard.of()
+    }
+
+    #[test]
+    fn one_transaction_is_told_from_several() {
+        let ours = [(1, &b"tapestry\0"[..])];
+        let (seven, eight) = (message_of(7, 0x0a08, &ours), message_of(8, 0x0a08, &ours));
+        let other = message_of(8, 0x0a08, &[(1, &b"other\0"[..])]);
+        assert_eq!(heard(&[]), Word::Silence);
+        assert_eq!(heard(&[&other]), Word::Silence);
+        assert_eq!(heard(&[&seven, &seven, &[seven.clone(), other].concat()]), Word::Once);
+        assert_eq!(heard(&[&seven, &eight]), Word::More);
+        assert_eq!(heard(&[&[eight, seven].concat()]), Word::More);
+    }
+
     #[test]
     fn a_message_about_the_table_is_told_from_others() {
         let (ours, theirs) = (&b"tapestry\0"[..], &b"tapestry2\0"[..]);
-        let about = |datagram: &[u8]| concerns(datagram, b"tapestry");
+        let about = |datagram: &[u8]| heard(&[datagram]) == Word::Once;
         // NFT_MSG_DELRULE, NFT_MSG_DELTABLE
         assert!(about(&message(0x0a08, &[(1, ours)])));
         assert!(about(&message(0x0a02, &[(3, &[0; 8]), (1, ours)])));
@@ -163,12 +227,12 @@ mod tests {
     fn nonsense_is_taken_for_one_of_ours_and_never_a_panic() {
         let whole = message(0x0a08, &[(1, b"tapestry\0"), (2, b"chain\0")]);
         for end in 1..HEADER {
-            assert!(concerns(&whole[..end], b"tapestry"), "{end}");
+            assert_eq!(heard(&[&whole[..end]]), Word::More, "{end}");
         }
         for end in HEADER..whole.len() {
-            let _ = concerns(&whole[..end], b"tapestry");
+            let _ = heard(&[&whole[..end]]);
         }
-        assert!(concerns(&[0; 64], b"tapestry"));
-        assert!(concerns(&[255; 64], b"tapestry"));
+        assert_eq!(heard(&[&[0; 64]]), Word::More);
+        assert_eq!(heard(&[&[255; 64]]), Word::More);
     }
 }

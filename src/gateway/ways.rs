@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use netlink_packet_route::route::RouteProtocol;
 use serde::{Deserialize, Serialize};
+use switch::SharedMap;
 
 use crate::cluster::model::{Node, View};
 use crate::config::{Cluster, Mode};
@@ -38,7 +39,7 @@ pub struct Direct {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
     /// Through the tunnel: what the switch is to have as routes, each with its VTEP.
-    pub tunnel: Vec<(IpNet, SocketAddr)>,
+    pub tunnel: SharedMap<IpNet, SocketAddr>,
     /// Without it: what the switch is to hand to the gateway port.
     pub plain: Vec<IpNet>,
     /// The routes that the kernel needs for that. What it has no route for here goes where its
@@ -81,10 +82,15 @@ fn without(net: IpNet, holes: &[IpNet], left: &mut Vec<IpNet>) {
 /// a connection pass the same kernels.
 #[must_use]
 pub fn ways(cluster: &Cluster, view: &View, subnets: &[Subnet]) -> Ways {
-    let by_vtep: BTreeMap<SocketAddr, &Node> =
-        view.others.values().map(|node| (node.vtep, node)).collect();
     let mut ways = Ways::default();
-    for &(net, vtep) in &view.routes {
+    if cluster.mode == Mode::Tunnel && !cluster.direct_routing {
+        // All of them, as they are: shared with the view, however many.
+        ways.tunnel = view.routes.clone();
+        return ways;
+    }
+    let by_vtep: BTreeMap<SocketAddr, &Node> =
+        view.others.values().map(|node| (node.vtep, &**node)).collect();
+    for (&net, &vtep) in view.routes.iter() {
         let node = by_vtep.get(&vtep).copied();
         let hop = node.and_then(|node| hop(node, net, subnets));
         let plain = match cluster.mode {
@@ -92,7 +98,7 @@ pub fn ways(cluster: &Cluster, view: &View, subnets: &[Subnet]) -> Ways {
             Mode::Tunnel => cluster.direct_routing && hop.is_some(),
         };
         if !plain {
-            ways.tunnel.push((net, vtep));
+            ways.tunnel.insert(net, vtep);
             continue;
         }
         ways.plain.push(net);
@@ -102,6 +108,8 @@ pub fn ways(cluster: &Cluster, view: &View, subnets: &[Subnet]) -> Ways {
             ways.routes.push(Direct { link, route: Route::new(net.trunc(), Some(via)) });
         }
     }
+    ways.plain.sort_unstable();
+    ways.routes.sort_unstable();
     ways
 }
 
@@ -167,6 +175,8 @@ pub fn reconcile(netlink: &mut Netlink, wanted: &[Direct]) -> Result<Reconciled,
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::gateway::ruleset::fixture::{cluster, view};
 
@@ -192,15 +202,16 @@ mod tests {
         let ways = ways(&cluster, &view(), &subnets());
         // Node b is in the subnet with its IPv4 address only; c is in another one.
         assert_eq!(shown(&ways.plain), ["10.42.1.0/24", "192.0.2.2/32"]);
-        let tunnelled: Vec<_> = ways.tunnel.iter().map(|(net, _)| *net).collect();
+        let mut tunnelled: Vec<_> = ways.tunnel.keys().copied().collect();
+        tunnelled.sort_unstable();
         assert_eq!(
             shown(&tunnelled),
             [
-                "fd42:0:0:1::/64",
+                "10.42.1.77/32",
                 "10.42.2.0/24",
-                "fd42:0:0:2::/64",
                 "198.51.100.3/32",
-                "10.42.1.77/32"
+                "fd42:0:0:1::/64",
+                "fd42:0:0:2::/64"
             ]
         );
         let routes: Vec<_> = ways.routes.iter().map(|way| way.route.to_string()).collect();
@@ -212,7 +223,9 @@ mod tests {
     fn a_second_address_makes_the_other_family_direct_too() {
         let cluster = Cluster { direct_routing: true, ..cluster() };
         let mut view = view();
-        view.others.get_mut("b").unwrap().addresses.push("2001:db8::2".parse().unwrap());
+        let mut b = Node::clone(view.others.get("b").unwrap());
+        b.addresses.push("2001:db8::2".parse().unwrap());
+        view.others.insert(b.name.clone(), Arc::new(b));
         let mut subnets = subnets();
         subnets.push(Subnet { net: "2001:db8::1/64".parse().unwrap(), link: 3 });
         let ways = ways(&cluster, &view, &subnets);
@@ -254,7 +267,7 @@ mod tests {
     fn a_route_to_nobody_known_stays_in_the_tunnel() {
         let cluster = Cluster { direct_routing: true, ..cluster() };
         let mut view = view();
-        view.others.clear();
+        view.others = SharedMap::default();
         assert_eq!(ways(&cluster, &view, &subnets()).tunnel, view.routes);
     }
 }

@@ -28,7 +28,10 @@ pub(super) fn admit(
     owner: u32,
 ) -> Result<(), String> {
     // What is looked for in a list is looked for in all of it: that is how long a verb may take.
-    let long = matches!(request, Request::ReplaceRules { .. } | Request::Routes { .. });
+    let long = matches!(
+        request,
+        Request::ReplaceRules { .. } | Request::AmendRules { .. } | Request::Routes { .. }
+    );
     if size > DEVICE_MAX && !long {
         return Err(format!("{size} bytes, and {DEVICE_MAX} at most"));
     }
@@ -72,6 +75,7 @@ pub(super) fn admit(
             Err("a default route".to_owned())
         }
         Request::ReplaceRules { body } => rules::admit(body),
+        Request::AmendRules { changes } => rules::admit_changes(changes),
         // Whose device it is, the kernel says.
         Request::Tune { ifindex: _ } | Request::Routes { routes: _ } => Ok(()),
         Request::ReadRules | Request::RemoveRules | Request::Listen => Ok(()),

@@ -20,7 +20,7 @@ use crate::device::spec::{Facts, NetnsRef, Standing, TapSpec};
 use crate::gateway::firewall::{self, PodNetwork};
 use crate::gateway::port::tune;
 use crate::gateway::preflight::Finding;
-use crate::gateway::rules::{Rules, TABLE};
+use crate::gateway::rules::{Rules, SetChange, TABLE};
 use crate::gateway::stir::Stirs;
 use crate::gateway::ways::{Direct, Reconciled, reconcile};
 
@@ -106,6 +106,22 @@ impl Hands {
             Whose::Helper(_) => self.rules(&Request::ReplaceRules { body: body.to_owned() }),
         };
         table.map(Option::unwrap_or_default)
+    }
+
+    /// Changes what is in the sets of the table `inet tapestry`, in one transaction, in the own
+    /// network namespace.
+    ///
+    /// # Errors
+    ///
+    /// When a name or an element is none, or nft or the helper refuses, as it does if there is not
+    /// what should go: in words. The table is as it was then.
+    pub fn amend_rules(&self, changes: &[SetChange]) -> Result<(), RulesError> {
+        match &self.0 {
+            Whose::Own => rules::amend(changes),
+            Whose::Helper(_) => {
+                self.rules(&Request::AmendRules { changes: changes.to_vec() }).map(drop)
+            }
+        }
     }
 
     /// The table `inet tapestry` as the kernel shows it, without counters; `None`: there is none.
@@ -243,6 +259,10 @@ impl Hands {
 impl Rules for Hands {
     fn replace(&mut self, body: &str) -> Result<String, String> {
         self.replace_rules(body).map_err(|error| error.to_string())
+    }
+
+    fn amend(&mut self, changes: &[SetChange]) -> Result<(), String> {
+        self.amend_rules(changes).map_err(|error| error.to_string())
     }
 
     fn read(&mut self) -> Result<Option<String>, String> {

@@ -3,7 +3,9 @@
 //! What is given is only ever the inside of the table. So that it cannot leave it, or read a file,
 //! it is held to a part of nft's language in which no brace is anything but a brace.
 
-use crate::gateway::rules::TABLE;
+use std::fmt::Write as _;
+
+use crate::gateway::rules::{SetChange, TABLE};
 use crate::io::program;
 
 /// Why the rules are not what they were to be.
@@ -63,6 +65,39 @@ pub(super) fn replace(body: &str) -> Result<String, RulesError> {
     read().map(Option::unwrap_or_default)
 }
 
+/// Whether these can only be changes of the table's sets: there is nothing in names and elements that
+/// could end them.
+pub(super) fn admit_changes(changes: &[SetChange]) -> Result<(), String> {
+    let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '/' | '-' | ' ');
+    for SetChange { set, gone, new } in changes {
+        if set.is_empty() || !set.chars().all(name) {
+            return Err("rules: a set without a name that one can have".to_owned());
+        }
+        if gone.iter().chain(new).any(|element| element.is_empty() || !element.chars().all(part)) {
+            return Err(format!("rules: set {set}: an element that is none"));
+        }
+    }
+    Ok(())
+}
+
+/// Changes what is in the table's sets, in one transaction.
+pub(super) fn amend(changes: &[SetChange]) -> Result<(), RulesError> {
+    admit_changes(changes).map_err(RulesError)?;
+    let mut text = String::new();
+    for SetChange { set, gone, new } in changes {
+        // What goes makes room for what comes: two networks may overlap.
+        for (verb, elements) in [("delete", gone), ("add", new)] {
+            if !elements.is_empty() {
+                let all = elements.join(", ");
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "{verb} element inet {TABLE} {set} {{ {all} }}");
+            }
+        }
+    }
+    run(&["-f", "-"], &text).map(drop)
+}
+
 /// The table as it stands, without counters; `None`: there is none.
 pub(super) fn read() -> Result<Option<String>, RulesError> {
     match run(&["--stateless", "list", "table", "inet", TABLE], "") {
@@ -99,6 +134,28 @@ mod tests {
             "chain include_me { ct status dnat masquerade fully-random }",
         ] {
             assert_eq!(admit(body), Ok(()), "{body}");
+        }
+    }
+
+    #[test]
+    fn changes_are_of_sets_and_nothing_else() {
+        let change = |set: &str, element: &str| {
+            let (gone, new) = (Vec::new(), vec![element.to_owned()]);
+            let one = SetChange { set: set.to_owned(), gone, new };
+            let other = SetChange { gone: one.new.clone(), new: Vec::new(), ..one.clone() };
+            let admitted = [admit_changes(&[one]).is_ok(), admit_changes(&[other]).is_ok()];
+            assert_eq!(admitted[0], admitted[1], "{set} {element}");
+            admitted[0]
+        };
+        for element in ["10.0.0.0/8", "fd00::1", "tcp . 8080 : 10.0.0.2 . 80", "1.2.3.4-1.2.3.9"] {
+            assert!(change("nodes4", element), "{element}");
+        }
+        for element in ["", "1 }", "1, 2", "1; flush ruleset", "1\n", "@other", "$x", "\"a\"", "#"]
+        {
+            assert!(!change("nodes4", element), "{element}");
+        }
+        for set in ["", "a b", "a {", "a;", "a\n"] {
+            assert!(!change(set, "10.0.0.1"), "{set}");
         }
     }
 

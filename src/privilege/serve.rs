@@ -173,6 +173,7 @@ impl Connection {
             }
             Request::Routes { routes } => Ok(kernel(reconcile_all(&routes), Reply::Routes)),
             Request::ReplaceRules { body } => Ok(told(rules::replace(&body).map(Some))),
+            Request::AmendRules { changes } => Ok(told(rules::amend(&changes).map(|()| None))),
             Request::ReadRules => Ok(told(rules::read())),
             Request::RemoveRules => Ok(told(rules::remove().map(|()| None))),
             Request::Listen => Ok(match Stirs::open(TABLE) {
@@ -272,6 +273,7 @@ fn place(request: &Request) -> Option<PathBuf> {
         | Request::Tune { .. }
         | Request::Routes { .. }
         | Request::ReplaceRules { .. }
+        | Request::AmendRules { .. }
         | Request::ReadRules
         | Request::RemoveRules
         | Request::Listen

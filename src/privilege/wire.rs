@@ -14,10 +14,11 @@ use crate::device::offload::OffloadWish;
 use crate::device::spec::{Facts, MAX_QUEUES, NetnsRef, Standing, TapSpec};
 use crate::gateway::firewall::PodNetwork;
 use crate::gateway::preflight::Finding;
+use crate::gateway::rules::SetChange;
 use crate::gateway::ways::{Direct, Reconciled};
 
 /// The version of this language: both ends speak the same one, or not at all.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// The most that a request or an answer may be: a ruleset with some ten thousand addresses, and the
 /// queues of one device.
@@ -100,6 +101,11 @@ pub(super) enum Request {
     ReplaceRules {
         /// What is between the table's braces.
         body: String,
+    },
+    /// Changes what is in the table's sets.
+    AmendRules {
+        /// Set by set.
+        changes: Vec<SetChange>,
     },
     /// The table as it stands.
     ReadRules,

@@ -116,10 +116,7 @@ impl<K: Ord + Hash + Clone, V: Clone> SharedMap<K, V> {
 
 impl<K: Ord, V: PartialEq> SharedMap<K, V> {
     /// What is different in `next`.
-    pub fn differences<'m>(
-        &'m self,
-        next: &'m Self,
-    ) -> impl Iterator<Item = Difference<'m, K, V>> {
+    pub fn differences<'m>(&'m self, next: &'m Self) -> impl Iterator<Item = Difference<'m, K, V>> {
         let pairs = self.parts.iter().zip(next.parts.iter());
         pairs.filter(|(old, new)| !Arc::ptr_eq(old, new)).flat_map(|(old, new)| {
             let changed = old.iter().filter_map(|(key, before)| {
@@ -128,7 +125,8 @@ impl<K: Ord, V: PartialEq> SharedMap<K, V> {
                 differs.then_some(Difference { key, before: Some(before), after })
             });
             let added = new.iter().filter(|(key, _)| !old.contains_key(*key));
-            let added = added.map(|(key, after)| Difference { key, before: None, after: Some(after) });
+            let added =
+                added.map(|(key, after)| Difference { key, before: None, after: Some(after) });
             changed.chain(added)
         })
     }
@@ -206,7 +204,8 @@ mod tests {
         assert!(shared(&before, &after) >= PARTS - 3);
         let largest = after.parts.iter().map(|part| part.len()).max().unwrap();
         assert!(largest < 64, "a part has {largest} of 5,000");
-        let mut differences: Vec<_> = before.differences(&after).map(|one| one.key.clone()).collect();
+        let mut differences: Vec<_> =
+            before.differences(&after).map(|one| one.key.clone()).collect();
         differences.sort();
         assert_eq!(differences, ["node-7", "node-7000", "node-8"]);
         // What nobody else has is changed where it is.

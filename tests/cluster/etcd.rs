@@ -60,8 +60,7 @@ fn shares_are_claimed_lowest_first_and_given_back_by_release() {
         assert_eq!(share(&b).await, "10.244.1.0/24");
         sees(&a, &["node-2"]).await;
         sees(&b, &["node-1"]).await;
-        let route = (net("10.244.0.0/24"), vtep(1));
-        assert!(b.view.borrow().routes.contains(&route));
+        assert_eq!(b.view.borrow().routes.get(&net("10.244.0.0/24")), Some(&vtep(1)));
 
         let requests = a.requests();
         eventually("node 2 is alive", || !server.get("alive/node-2").is_empty()).await;
@@ -109,7 +108,7 @@ fn a_node_gives_back_its_own_share_and_claims_none_until_it_starts_again() {
         // What happens in the cluster, and what it has to say itself, is no reason to claim again.
         a.requests().set_vtep(vtep(7));
         b.requests().set_vtep(vtep(8));
-        view(&a, "it follows", |view| view.others["node-2"].vtep == vtep(8)).await;
+        view(&a, "it follows", |view| view.others.get("node-2").unwrap().vtep == vtep(8)).await;
         let left = server.ctl(&["get", "--prefix", "--keys-only", "/tapestry/"]);
         assert!(!left.contains("node-1") && !left.contains(&own), "{left}");
         let refused = a.requests().release("node-1", true).await.unwrap_err();

@@ -1,6 +1,7 @@
 //! What is kept of a cluster on disk.
 
 use std::fs;
+use std::sync::Arc;
 
 use tapestry::cluster::last_good::{FILE, LastGood};
 use tapestry::cluster::membership::Memory;
@@ -17,7 +18,9 @@ fn memory() -> Memory {
     second.exceptions = vec![exception("10.77.0.1/32", 4)];
     Memory {
         cluster: Some("6f2ad6b0-6a1c-4b26-9d0e-c2c1e5a7b0d1".to_owned()),
-        nodes: vec![(key(0), node(0)), (key(2), second), (key(1), node(1))],
+        nodes: [(key(0), node(0)), (key(2), second), (key(1), node(1))]
+            .map(|(key, node)| (key, Arc::new(node)))
+            .to_vec(),
         generations: vec![(net("10.77.0.1/32"), 4), (net("10.77.0.2/32"), 9)],
         answered_ms: Some(12),
     }

@@ -93,7 +93,9 @@ fn is_alarmed(view: &View, about: &str, what: &str) -> bool {
 }
 
 fn names(view: &View) -> Vec<&str> {
-    view.others.keys().map(String::as_str).collect()
+    let mut names: Vec<&str> = view.others.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
 }
 
 /// A membership of node 0 in a cluster that is kept in etcd.

@@ -39,7 +39,8 @@ fn a_node_restarts_while_the_store_is_down() {
         server.start();
         view(&a, "the store is back", |view| view.store.connected).await;
         b.requests().set_vtep(vtep(20));
-        view(&a, "what is new comes", |view| view.others["node-2"].vtep == vtep(20)).await;
+        view(&a, "what is new comes", |view| view.others.get("node-2").unwrap().vtep == vtep(20))
+            .await;
         assert!(server.get("vteps/198.18.0.2").is_empty());
         a.stop().await;
         b.stop().await;
@@ -219,8 +220,10 @@ fn one_of_three_members_may_be_killed_or_cut_off() {
             }
             feeds[0].requests().set_vtep(vtep(address));
             for feed in &feeds[1..] {
-                view(feed, "what is new comes", |view| view.others["node-1"].vtep == vtep(address))
-                    .await;
+                view(feed, "what is new comes", |view| {
+                    view.others.get("node-1").unwrap().vtep == vtep(address)
+                })
+                .await;
             }
             if lost == 0 {
                 servers[lost].start();

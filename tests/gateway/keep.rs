@@ -1,16 +1,23 @@
 //! What the rules do besides translating, and that they stay.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use ipnet::IpNet;
 use lab::tool::eventually;
 use lab::world::{Space, World};
 use socket2::Type;
-use tapestry::cluster::model::View;
+use switch::SharedMap;
+use tapestry::attach::Protocol;
+use tapestry::cluster::model::{Exception, Node, View};
 use tapestry::device::netlink::Route;
+use tapestry::gateway::census::Census;
 use tapestry::gateway::keeper::Keeper;
-use tapestry::gateway::rules::Rules;
+use tapestry::gateway::mapping::Mapping;
+use tapestry::gateway::rules::{Rules, SetChange};
 use tapestry::gateway::ruleset::{Ruleset, TABLE};
 use tapestry::gateway::stir::Stirs;
 use tapestry::gateway::ways::{Direct, reconcile, ways};
@@ -24,7 +31,7 @@ use super::standin::StandIn;
 fn rules(lab: &Lab, view: &View) -> Result<Ruleset> {
     let cluster = lab.cluster(Who::A)?;
     let ways = ways(&cluster, view, &[]);
-    Ok(Ruleset::new(&cluster, view, &ways, &[])?)
+    Ok(Ruleset::new(&cluster, view.own.as_ref(), &Census::of(&view.others), &ways, &[])?)
 }
 
 fn table(space: &Space) -> Option<String> {
@@ -63,7 +70,7 @@ fn stays(told: bool) -> Result<()> {
     // A socket that was opened by somebody else does as well.
     let stirs = stirs.map(|stirs| Stirs::adopt(stirs.into_fd(), "tapestry"));
     let keeper = Keeper::start(InNetns(space.clone()), stirs)?;
-    keeper.want(rules.body());
+    keeper.want(rules);
     eventually(Duration::from_secs(5), "it stands", || Ok(keeper.state().stands))?;
     let whole = table(&space).context("no table")?;
     for harm in [
@@ -101,10 +108,110 @@ impl Rules for InNetns {
         done.map_err(|error| error.to_string())?
     }
 
+    fn amend(&mut self, changes: &[SetChange]) -> Result<(), String> {
+        let done = self.0.run(|| Rules::amend(&mut Hands::new(None), changes));
+        done.map_err(|error| error.to_string())?
+    }
+
     fn read(&mut self) -> Result<Option<String>, String> {
         let done = self.0.run(|| Rules::read(&mut Hands::new(None)));
         done.map_err(|error| error.to_string())?
     }
+}
+
+/// As [`InNetns`], counted: how often the table was replaced, amended and read.
+#[derive(Debug)]
+struct Counted(InNetns, Arc<[AtomicU32; 3]>);
+
+impl Rules for Counted {
+    fn replace(&mut self, body: &str) -> Result<String, String> {
+        self.1[0].fetch_add(1, Relaxed);
+        self.0.replace(body)
+    }
+
+    fn amend(&mut self, changes: &[SetChange]) -> Result<(), String> {
+        self.1[1].fetch_add(1, Relaxed);
+        self.0.amend(changes)
+    }
+
+    fn read(&mut self) -> Result<Option<String>, String> {
+        self.1[2].fetch_add(1, Relaxed);
+        self.0.read()
+    }
+}
+
+/// Nodes and pods come and go: the sets follow, element by element, and what the keeper takes the
+/// table for is what the kernel shows.
+pub(crate) fn what_changes_is_changed_in_place() -> Result<()> {
+    let lab = Lab::new(&StandIn, Way::Tunnel, &[])?;
+    let world = World::new();
+    let (space, fresh) = (world.space("node")?, world.space("fresh")?);
+    let counts = Arc::<[AtomicU32; 3]>::default();
+    let count = || counts.each_ref().map(|one| one.load(Relaxed));
+    let stirs = space.run(|| Stirs::open("tapestry"))??;
+    let hands = Counted(InNetns(space.clone()), Arc::clone(&counts));
+    let keeper = Keeper::start(hands, Some(stirs))?;
+    let cluster = lab.cluster(Who::A)?;
+    let mut view = lab.view(Who::A);
+    let pattern = view.others.values().next().context("no other node")?.clone();
+    let mut mappings: Vec<Mapping> = Vec::new();
+    let put = |view: &View, mappings: &[Mapping]| -> Result<Ruleset> {
+        let (others, ways) = (Census::of(&view.others), ways(&cluster, view, &[]));
+        Ok(Ruleset::new(&cluster, view.own.as_ref(), &others, &ways, mappings)?)
+    };
+    keeper.want(put(&view, &mappings)?);
+    eventually(Duration::from_secs(5), "it stands", || Ok(keeper.state().stands))?;
+    std::thread::sleep(Duration::from_millis(300));
+    let [replaced, _, read] = count();
+    let net = |text: &str| -> Result<IpNet> { Ok(text.parse()?) };
+    for step in 0..7_u8 {
+        let mut node = Node::clone(&pattern);
+        node.name = format!("n{}", step % 4);
+        node.vtep = SocketAddr::new(IpAddr::from([172, 20, 0, step]), 4789);
+        node.addresses = vec![node.vtep.ip(), format!("2001:db8:9::{step}").parse()?];
+        // Networks that are merged with others, and split again.
+        let nets = match step {
+            1 => vec![net("10.99.0.0/24")?, net("fd99::7/128")?],
+            2 => vec![net("10.99.1.0/24")?, net("10.77.0.7/32")?],
+            3 => vec![net("10.99.2.0/23")?],
+            _ => Vec::new(),
+        };
+        node.exceptions = nets.into_iter().map(|net| Exception { net, generation: 1 }).collect();
+        view.others.insert(node.name.clone(), Arc::new(node));
+        mappings = match step {
+            0..3 => vec![mapping(8080 + u16::from(step))?, mapping(9000)?],
+            3 => Vec::new(),
+            _ => vec![mapping(9000)?],
+        };
+        let rules = put(&view, &mappings)?;
+        let body = rules.body();
+        keeper.want(rules);
+        let wanted = count()[1] + 1;
+        eventually(Duration::from_secs(5), "it is changed", || Ok(count()[1] >= wanted))?;
+        // What nft makes of the whole, in a namespace where nothing was before.
+        let whole = InNetns(fresh.clone()).replace(&body).map_err(anyhow::Error::msg)?;
+        eventually(
+            Duration::from_secs(2),
+            &format!("step {step}: the table is as if it were new"),
+            || Ok(table(&space).as_ref() == Some(&whole)),
+        )?;
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    ensure!(count() == [replaced, 7, read], "not by changes alone: {:?}", count());
+    // Had it taken the table for another one, it would put it back now.
+    let one = "element inet tapestry nodes4 { 172.20.0.6 }";
+    space.output(&format!("nft delete {one}; add {one}"))?;
+    eventually(Duration::from_secs(2), "it looks", || Ok(count()[2] > read))?;
+    std::thread::sleep(Duration::from_millis(300));
+    ensure!(keeper.state().restored == 0 && count()[0] == replaced, "{:?}", keeper.state());
+    let whole = table(&space).context("no table")?;
+    kept(&space, &keeper, &whole, "nft delete element inet tapestry nodes4 { 172.20.0.6 }")?;
+    kept(&space, &keeper, &whole, "nft add element inet tapestry nodes6 { 2001:db8:9::99 }")
+}
+
+fn mapping(port: u16) -> Result<Mapping> {
+    let to = "10.42.0.10:80".parse()?;
+    Ok(Mapping { protocol: Protocol::Tcp, host: None, port, to })
 }
 
 /// How many datagrams of the VXLAN port the connection table has.
@@ -215,12 +322,16 @@ pub(crate) fn a_host_without_nft_says_so() -> Result<()> {
             // What the own hands say where there is no such program.
             Err("nftables: nft(8) is not installed".to_owned())
         }
+        fn amend(&mut self, _: &[SetChange]) -> Result<(), String> {
+            Err("nftables: nft(8) is not installed".to_owned())
+        }
         fn read(&mut self) -> Result<Option<String>, String> {
             Ok(None)
         }
     }
+    let lab = Lab::new(&StandIn, Way::Tunnel, &[])?;
     let keeper = Keeper::start(Nowhere, None)?;
-    keeper.want("");
+    keeper.want(rules(&lab, &lab.view(Who::A))?);
     eventually(Duration::from_secs(5), "it is told", || Ok(keeper.state().trouble.is_some()))?;
     let state = keeper.state();
     ensure!(!state.stands && state.trouble.is_some_and(|why| why.contains("not installed")));
@@ -267,26 +378,34 @@ pub(crate) fn plain_routes_come_and_go_and_others_stay() -> Result<()> {
 pub(crate) fn five_thousand_nodes() -> Result<()> {
     let lab = Lab::new(&StandIn, Way::Tunnel, &[])?;
     let mut view = lab.view(Who::A);
-    let (name, pattern) = view.others.pop_first().context("no other node")?;
+    let pattern = view.others.values().next().context("no other node")?.clone();
+    view.others = SharedMap::default();
     for number in 0..5_000_u32 {
-        let mut node = pattern.clone();
-        node.name = format!("{name}{number}");
+        let mut node = Node::clone(&pattern);
+        node.name = format!("{}{number}", pattern.name);
         node.vtep = SocketAddr::new(IpAddr::from((0xac10_0000 + number).to_be_bytes()), 4789);
         node.addresses = vec![node.vtep.ip()];
-        view.others.insert(node.name.clone(), node);
+        view.others.insert(node.name.clone(), Arc::new(node));
     }
     let rules = rules(&lab, &view)?;
     let world = World::new();
     let mut hands = InNetns(world.space("node")?);
     let words = anyhow::Error::msg;
     let begun = Instant::now();
-    let stood = hands.replace(rules.body()).map_err(words)?;
+    let stood = hands.replace(&rules.body()).map_err(words)?;
     let replaced = begun.elapsed();
     let begun = Instant::now();
     ensure!(hands.read().map_err(words)? == Some(stood.clone()), "it reads the same twice");
     let (read, bytes) = (begun.elapsed(), rules.body().len());
     eprintln!("{bytes} bytes: replaced in {replaced:?}, read in {read:?}");
-    let again = hands.replace(rules.body()).map_err(words)?;
+    view.others.remove(&format!("{}7", pattern.name));
+    let fewer = self::rules(&lab, &view)?;
+    let begun = Instant::now();
+    let changes = rules.changes(&fewer).context("other chains")?;
+    hands.amend(&changes).map_err(words)?;
+    eprintln!("a node less in {:?}", begun.elapsed());
+    ensure!(hands.read().map_err(words)?.is_some_and(|table| table != stood), "nothing changed");
+    let again = hands.replace(&rules.body()).map_err(words)?;
     ensure!(again == stood, "it stands the same when it is put there again");
     ensure!(replaced < Duration::from_secs(2) && read < Duration::from_secs(1));
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
@@ -230,7 +231,7 @@ impl Lab {
         View {
             routes: routes.map(|net| (net, other.vtep)).collect(),
             own: Some(member(own)),
-            others: [(other.name.clone(), other)].into(),
+            others: [(other.name.clone(), Arc::new(other))].into_iter().collect(),
             ..View::default()
         }
     }

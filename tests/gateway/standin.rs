@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use lab::world::Space;
 use switch::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 use tapestry::device::netlink::LinkChange;
+use tapestry::gateway::census::Census;
 use tapestry::gateway::port::{gateway_port, tune};
 use tapestry::gateway::ruleset::{Ruleset, TABLE};
 use tapestry::gateway::ways::{Subnet, Ways, reconcile, ways};
@@ -64,7 +65,8 @@ fn kernel(lab: &Lab, node: Who, switch: &Space, ways: &Ways) -> Result<()> {
     lab.world.veth((switch, "gw"), (space, "tapestry0"), 1450)?;
     as_gateway(switch, "gw")?;
     let index = space.link("tapestry0")?.index;
-    let port = gateway_port(&cluster, &view, ways).context("no gateway port")?;
+    let (own, others) = (view.own.as_ref(), Census::of(&view.others));
+    let port = gateway_port(&cluster, own, &others, ways).context("no gateway port")?;
     space.netlink(|netlink| -> Result<()> {
         tune(netlink, index)?;
         for address in &port.addresses {
@@ -81,7 +83,7 @@ fn kernel(lab: &Lab, node: Who, switch: &Space, ways: &Ways) -> Result<()> {
         Ok(())
     })??;
     let mine: Vec<_> = if node == Who::A { lab.mappings.clone() } else { Vec::new() };
-    let rules = Ruleset::new(&cluster, &view, ways, &mine)?;
+    let rules = Ruleset::new(&cluster, own, &others, ways, &mine)?;
     nft(space, &format!("table {TABLE} {{\n{}}}\n", rules.body()))
 }
 
@@ -108,7 +110,7 @@ fn routes(lab: &Lab, node: Who, switch: &Space, other: &Space, ways: &Ways) -> R
         let flag = flag(hop.parse()?);
         ip(&format!("{flag}neigh add {hop} lladdr {mac} dev tun nud permanent"))?;
     }
-    for (net, _) in &ways.tunnel {
+    for net in ways.tunnel.keys() {
         let hop = if net.addr().is_ipv4() { "169.254.2.2" } else { "fe80::2" };
         ip(&format!("{}route add {net} via {hop} dev tun onlink", flag(net.addr())))?;
     }

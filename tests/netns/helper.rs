@@ -18,6 +18,8 @@ use tapestry::device::netlink::{LinkChange, Route};
 use tapestry::device::netns::Netns;
 use tapestry::device::offload::OffloadWish;
 use tapestry::device::spec::{NetnsRef, TapSpec};
+use tapestry::gateway::rules::SetChange;
+use tapestry::gateway::stir::Word;
 use tapestry::gateway::ways::Direct;
 use tapestry::privilege::Hands;
 
@@ -309,13 +311,31 @@ pub(crate) fn every_verb_is_the_same_by_the_helper() -> Result<()> {
         ensure!(hands.read_rules()?.is_none());
         let stirs = hands.listen()?;
         nft("add table inet another")?;
-        ensure!(!stirs.take(), "a word about somebody else's table");
+        ensure!(stirs.take() == Word::Silence, "a word about somebody else's table");
         // Some thousand addresses: more than one part of a message.
         let many: Vec<String> =
             (0..8000_u32).map(|n| format!("10.{}.{}.1", n / 200, n % 200)).collect();
         let body = format!("set nodes {{ type ipv4_addr; elements = {{ {} }} }}", many.join(", "));
         let table = hands.replace_rules(&body)?;
         ensure!(table.contains("10.39.199.1"), "{}", table.len());
+        let _ = stirs.take();
+        let change = |gone: &str, new: &str| SetChange {
+            set: "nodes".to_owned(),
+            gone: vec![gone.to_owned()],
+            new: vec![new.to_owned()],
+        };
+        hands.amend_rules(&[change("10.39.199.1", "10.99.0.1")])?;
+        ensure!(stirs.take() == Word::Once, "one transaction is one word");
+        let amended = hands.read_rules()?.context("no table")?;
+        ensure!(amended.contains("10.99.0.1") && !amended.contains("10.39.199.1"));
+        for bad in [
+            change("10.39.199.1", "10.99.0.2"),
+            change("10.99.0.1", "10.99.0.2 }; flush ruleset; add element inet tapestry nodes {"),
+            SetChange { set: "others".to_owned(), ..change("10.99.0.1", "10.99.0.2") },
+        ] {
+            ensure!(hands.amend_rules(std::slice::from_ref(&bad)).is_err(), "{bad:?}");
+        }
+        ensure!(hands.read_rules()? == Some(amended), "a refused one changed something");
         let body = "chain forward {\n type filter hook forward priority 0;\n counter accept\n}";
         let table = hands.replace_rules(body)?;
         ensure!(table.contains("chain forward") && !table.contains("nodes"), "{table}");
@@ -327,7 +347,7 @@ pub(crate) fn every_verb_is_the_same_by_the_helper() -> Result<()> {
             ensure!(!error.contains("root:"), "{error}");
         }
         ensure!(hands.read_rules()?.as_ref() == Some(&table), "a refused one changed something");
-        ensure!(stirs.take(), "no word about the own table");
+        ensure!(stirs.take() == Word::More, "no word about the own table");
         hands.remove_rules()?;
         hands.remove_rules()?;
         ensure!(hands.read_rules()?.is_none());

@@ -100,8 +100,7 @@ impl Topology {
             let id = VtepId { slot: id.0, generation: id.1 };
             let mtu = Arc::new(AtomicU16::new(self.overlay_mtu));
             self.by_ip.insert(Address(ip), id);
-            self.vteps[usize::from(slot)].value =
-                Some(Vtep { id, address, configured: true, mtu });
+            self.vteps[usize::from(slot)].value = Some(Vtep { id, address, configured: true, mtu });
         }
         Some(())
     }
@@ -137,16 +136,15 @@ impl Topology {
         if let (Some(cluster), Some(spec)) = (&mut segment.cluster, &spec.cluster) {
             let routes = cluster.routes_mut();
             for Difference { key, before, after } in differences {
-                let after = after.and_then(|vtep| {
-                    self.by_ip.get(&Address(vtep.ip())).map(|id| (vtep.ip(), id))
-                });
+                let after = after
+                    .and_then(|vtep| self.by_ip.get(&Address(vtep.ip())).map(|id| (vtep.ip(), id)));
                 routes.lead(spec, **key, before.map(SocketAddr::ip), after);
             }
             let mut sources = std::mem::take(&mut segment.sources);
             for ip in touched {
                 let Some(id) = self.by_ip.get(&Address(*ip)) else { continue };
-                let wanted = routes.users(*ip) > 0
-                    || segment.spec.peers.iter().any(|peer| peer.ip() == *ip);
+                let wanted =
+                    routes.users(*ip) > 0 || segment.spec.peers.iter().any(|peer| peer.ip() == *ip);
                 match (sources.binary_search(&id), wanted) {
                     (Err(at), true) => sources.insert(at, id),
                     (Ok(at), false) => drop(sources.remove(at)),
@@ -261,7 +259,10 @@ mod tests {
             mtu: 1450,
             mac: MacAddr([2, 0, 0, 0, 0, n]).station(),
             up,
-            role: PortRole::Pod { addresses: vec![Ipv4Addr::new(10, 1, 0, n).into()], spoof: false },
+            role: PortRole::Pod {
+                addresses: vec![Ipv4Addr::new(10, 1, 0, n).into()],
+                spoof: false,
+            },
         }
     }
 
@@ -317,7 +318,8 @@ mod tests {
         let vteps: Vec<_> =
             topology.vteps().map(|vtep| (vtep.id, vtep.address, vtep.configured)).collect();
         let found: Vec<_> = (0..12).map(|n| topology.by_ip.get(&Address(ip(n)))).collect();
-        let ports: Vec<_> = topology.ports().map(|port| (port.id, &port.spec, &port.mode)).collect();
+        let ports: Vec<_> =
+            topology.ports().map(|port| (port.id, &port.spec, &port.mode)).collect();
         let segments = topology.segments().map(|segment| {
             let owners: Vec<_> = (0..8_u8)
                 .flat_map(|third| [7_u8, 9].map(|last| Ipv4Addr::new(10, 0, third, last).into()))

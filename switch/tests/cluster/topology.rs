@@ -116,10 +116,7 @@ fn a_prefix_has_one_owner() {
         TopologyError::PeerPorts(vtep_ip(3)),
         TopologyError::PeerIsSelf(name("pods")),
         conflict("fd44:0:0:1::/64"),
-        TopologyError::HostBits {
-            segment: name("pods"),
-            prefix: "10.244.2.7/24".parse().unwrap(),
-        },
+        TopologyError::HostBits { segment: name("pods"), prefix: "10.244.2.7/24".parse().unwrap() },
     ];
     assert_eq!(wrong, want);
 }
