@@ -137,6 +137,7 @@ mod tests {
     use crate::device::offload::OffloadWish;
     use crate::device::spec::Standing;
     use crate::gateway::firewall::PodNetwork;
+    use crate::gateway::rules::SetChange;
     use crate::gateway::ways::Direct;
 
     const OWNER: u32 = 1000;
@@ -176,6 +177,15 @@ mod tests {
         Request::Remove { netns, ifname: ifname.to_owned(), expect: expect(owner) }
     }
 
+    fn amend(set: &str) -> Request {
+        let change = SetChange {
+            set: set.to_owned(),
+            gone: vec!["192.0.2.1".to_owned()],
+            new: vec!["192.0.2.2 . 4789".to_owned()],
+        };
+        Request::AmendRules { changes: vec![change] }
+    }
+
     #[test]
     fn what_the_daemon_asks_for_is_done() {
         let path = || PathBuf::from("/proc/7/ns/net");
@@ -188,6 +198,7 @@ mod tests {
             remove("pod-a", "eth0", OWNER),
             Request::Look { paths: vec![path(); PATHS_MAX] },
             Request::ReplaceRules { body: "chain a { }".to_owned() },
+            amend("nodes4"),
             Request::ReadRules,
             Request::RemoveRules,
             Request::Listen,
@@ -223,6 +234,7 @@ mod tests {
             Request::Look { paths: vec![PathBuf::from("relative")] },
             Request::Look { paths: vec![PathBuf::from("/a"); PATHS_MAX + 1] },
             Request::ReplaceRules { body: "} table inet other {".to_owned() },
+            amend("nodes4 }"),
             firewalls("tap; reboot"),
             Request::Routes { routes: vec![way("10.42.1.0/24"), way("0.0.0.0/0")] },
             Request::Routes { routes: vec![way("10.42.1.0/24"); ROUTES_MAX + 1] },

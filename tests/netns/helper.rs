@@ -68,7 +68,7 @@ impl Talk {
 
     fn greeted(helper: &Helper) -> Result<Self> {
         let netns = helper.space.run(|| Netns::current().map(|netns| netns.identity()))??;
-        let hello = json!({ "hello": { "version": 2, "netns": netns } });
+        let hello = json!({ "hello": { "version": 3, "netns": netns } });
         let mut welcome = None;
         // Who comes when it is crowded is sent away without a word.
         eventually(PATIENCE, "a welcome", || {
@@ -145,9 +145,9 @@ pub(crate) fn nonsense_is_refused_and_does_no_harm() -> Result<()> {
     let elsewhere = overlay.pods[0][0].space.run(|| Netns::current().map(|n| n.identity()))??;
     let home = overlay.nodes[0].space.run(|| Netns::current().map(|n| n.identity()))??;
     let at_the_door = [
-        json!({ "hello": { "version": 1, "netns": home } }).to_string(),
-        json!({ "hello": { "version": 2, "netns": elsewhere } }).to_string(),
-        json!({ "hello": { "version": 2 } }).to_string(),
+        json!({ "hello": { "version": 2, "netns": home } }).to_string(),
+        json!({ "hello": { "version": 3, "netns": elsewhere } }).to_string(),
+        json!({ "hello": { "version": 3 } }).to_string(),
         json!("read_rules").to_string(),
         make_request("pod", OWNER).to_string(),
         String::new(),
@@ -347,7 +347,7 @@ pub(crate) fn every_verb_is_the_same_by_the_helper() -> Result<()> {
             ensure!(!error.contains("root:"), "{error}");
         }
         ensure!(hands.read_rules()?.as_ref() == Some(&table), "a refused one changed something");
-        ensure!(stirs.take() == Word::More, "no word about the own table");
+        ensure!(stirs.take() == Word::Once, "no word about the own table");
         hands.remove_rules()?;
         hands.remove_rules()?;
         ensure!(hands.read_rules()?.is_none());

@@ -6,7 +6,7 @@ use super::{Topology, Vtep, allocate, claim, too_many};
 use crate::check::check_attachments;
 use crate::index::Address;
 use crate::shared_map::Difference;
-use crate::spec::{ClusterSpec, SegmentSpec, TopologyError, TopologySpec};
+use crate::spec::{ClusterSpec, PortSpec, SegmentSpec, TopologyError, TopologySpec};
 use fdb::{SegmentId, VtepId};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,14 +36,24 @@ impl Topology {
         before: &Self,
         spec: &TopologySpec,
     ) -> Result<Self, Vec<TopologyError>> {
-        let errors = check_attachments(spec);
-        if !errors.is_empty() {
-            return Err(errors);
+        if !before.has_ports(&spec.ports) {
+            let errors = check_attachments(spec);
+            if !errors.is_empty() {
+                return Err(errors);
+            }
+            self.place_ports(before, spec).ok_or_else(|| too_many("ports"))?;
+            self.join_ports();
         }
-        self.place_ports(before, spec).ok_or_else(|| too_many("ports"))?;
-        self.join_ports();
         self.place_clusters(|_, _| Arc::default());
         Ok(self)
+    }
+
+    /// Whether the ports are these, as they are.
+    fn has_ports(&self, ports: &[PortSpec]) -> bool {
+        let held = |port: &PortSpec| self.port_named(&port.name).is_some_and(|it| it.spec == *port);
+        let names: BTreeSet<&str> = ports.iter().map(|port| port.name.as_str()).collect();
+        let as_many = self.port_names.len() == ports.len() && names.len() == ports.len();
+        as_many && ports.iter().all(held)
     }
 
     /// The segments whose routes differ in `spec`; `None` if anything else of a segment does.
@@ -203,7 +213,7 @@ fn route_differences<'s>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{PortModeSpec, PortRole, PortSpec};
+    use crate::spec::{PortModeSpec, PortRole};
     use encap::{MacAddr, Vni};
     use proptest::collection::vec;
     use std::net::Ipv4Addr;
@@ -268,9 +278,21 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Route { prefix: u8, to: Option<u8>, port: u16 },
-        Peer { cluster: bool, vtep: u8 },
-        Port { n: u8, up: Option<bool> },
+        Route {
+            prefix: u8,
+            to: Option<u8>,
+            port: u16,
+        },
+        Peer {
+            cluster: bool,
+            vtep: u8,
+        },
+        Port {
+            n: u8,
+            up: Option<bool>,
+        },
+        /// The first port is the same as the last.
+        Twins,
         Heard(u8),
         Own(u8),
     }
@@ -293,6 +315,11 @@ mod tests {
                 spec.ports.retain(|port| port.name != format!("pod{n}"));
                 spec.ports.extend(up.map(|up| pod(n, up)));
             }
+            Step::Twins => {
+                if let Some((last, others)) = spec.ports.split_last_mut() {
+                    others.iter_mut().take(1).for_each(|port| port.clone_from(last));
+                }
+            }
             Step::Heard(n) => spec.heard = vec![(ip(n), "plain".to_owned())],
             Step::Own(n) => cluster.own = vec![format!("10.{n}.0.0/24").parse().unwrap()],
         }
@@ -308,6 +335,7 @@ mod tests {
             1 => (any::<bool>(), 2_u8..9).prop_map(|(cluster, vtep)| Step::Peer { cluster, vtep }),
             2 => (1_u8..4, proptest::option::of(any::<bool>()))
                 .prop_map(|(n, up)| Step::Port { n, up }),
+            1 => Just(Step::Twins),
             1 => (5_u8..10).prop_map(Step::Heard),
             1 => (0_u8..2).prop_map(Step::Own),
         ]

@@ -63,7 +63,7 @@ struct Node {
     pods: Vec<PortId>,
 }
 
-fn node() -> Node {
+fn spec() -> TopologySpec {
     let name = || "pods".to_owned();
     let cidr = |node| Ipv4Net::new(pod(node, 0), 24).expect("a prefix").trunc();
     let routes = (1..NODES).flat_map(|node| {
@@ -98,13 +98,32 @@ fn node() -> Node {
         up: true,
         role: PortRole::Pod { addresses: vec![pod(0, n).into()], spoof: false },
     };
-    let spec = TopologySpec {
+    TopologySpec {
         local: vtep(0),
         overlay_mtu: 1450,
         segments: vec![segment],
         ports: (0..PODS).map(port).collect(),
         heard: Vec::new(),
-    };
+    }
+}
+
+/// One node of them all moves to another VTEP, and the next time back.
+pub(crate) fn node_moves(runs: u64) {
+    let mut spec = spec();
+    let mut topology = Topology::empty(spec.local, 1450).succeed(&spec).expect("a topology");
+    let net = IpNet::new(pod(7, 0).into(), 24).expect("a prefix").trunc();
+    measured(runs, |n| {
+        let at = if n.is_multiple_of(2) { NODES + 1 } else { 7 };
+        let cluster = spec.segments[0].cluster.as_mut().expect("a cluster");
+        cluster.routes.insert(net, SocketAddr::new(vtep(at), vxlan::PORT));
+        let next = topology.succeed(&spec).expect("a topology");
+        assert!(!black_box(topology.diff(&next)).is_empty());
+        topology = next;
+    });
+}
+
+fn node() -> Node {
+    let spec = spec();
     let topology = Topology::empty(spec.local, 1450).succeed(&spec).expect("a topology");
     let fdb = Arc::new(Fdb::new(Settings { seed: Some(1), ..Settings::default() }));
     let named = |n| topology.port_named(&format!("pod{n}")).expect("a port").id;

@@ -39,7 +39,7 @@ const fn path(
 }
 
 /// Superframe and train have 44 segments: divide by that for the cost of one.
-const PATHS: [Path; 15] = [
+const PATHS: [Path; 16] = [
     path("port-to-port", "64-byte frame", 690, engine::port_to_port, 20_000),
     path("port-to-vtep", "64-byte frame", 915, engine::port_to_vtep, 20_000),
     path("vtep-to-port", "64-byte frame", 805, engine::vtep_to_port, 20_000),
@@ -55,6 +55,7 @@ const PATHS: [Path; 15] = [
     path("look-up", "hit among 64 k", 112, table::look_up, 50_000),
     path("learn-known", "known station among 64 k", 184, table::learn_known, 50_000),
     path("learn-new", "new station, at the limit", 1_440, table::learn_new, 50_000),
+    path("node-moves", "1 of 5 k nodes, 250 pods here", 2_900_000, cluster::node_moves, 20),
 ];
 
 /// What is counted: callgrind collects between this function's beginning and its end.
