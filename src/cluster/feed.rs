@@ -26,7 +26,7 @@ use crate::durable::{self, FileError};
 
 /// Views are at least this far apart, so that a thousand changes at once are a few views.
 const VIEWS_APART: Duration = Duration::from_millis(100);
-/// And what is on disk is at most this old.
+/// And writes to the disk this: what is new after a longer while is there at once.
 const SAVES_APART: Duration = Duration::from_secs(2);
 /// How many updates are taken in before views and orders have their turn.
 const BATCH: usize = 256;
@@ -128,6 +128,7 @@ pub fn start(config: &Cluster, who: Identity, state_dir: &Path) -> Result<Feed, 
         epoch,
         view_due: None,
         unsaved: None,
+        last_save: None,
         saving: None,
         kept_shares,
         relist_due: None,
@@ -242,6 +243,8 @@ struct Task {
     view_due: Option<Instant>,
     /// Since when there is something that is not on disk.
     unsaved: Option<Instant>,
+    /// When it was last begun to write.
+    last_save: Option<Instant>,
     saving: Option<JoinHandle<Result<(), FileError>>>,
     /// This node's shares as they are on disk, or are about to be.
     kept_shares: Vec<IpNet>,
@@ -346,6 +349,7 @@ impl Task {
         self.unsaved = None;
         self.kept_shares = self.membership.own_shares();
         if let Some(memory) = self.membership.memory() {
+            self.last_save = Some(now);
             self.saving = Some(self.save_beside(memory));
         }
     }
@@ -355,7 +359,8 @@ impl Task {
     fn save_due(&self) -> Option<Instant> {
         let since = self.unsaved.filter(|_| self.saving.is_none())?;
         let soon = self.kept_shares != self.membership.own_shares();
-        Some(if soon { since } else { since + SAVES_APART })
+        let last = self.last_save.filter(|_| !soon);
+        Some(last.map_or(since, |last| since.max(last + SAVES_APART)))
     }
 
     /// The disk may be slow: it is written by another thread.

@@ -14,7 +14,7 @@ use crate::server::{Bench, Server, with_etcd};
 use crate::{Change, is_alarmed, key, names, net, node, start, view, vtep};
 
 /// A state directory for each node.
-fn state(bench: &Bench, number: u32) -> PathBuf {
+pub(crate) fn state(bench: &Bench, number: u32) -> PathBuf {
     bench.dir.path().join(format!("state-{number}"))
 }
 

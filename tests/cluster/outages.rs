@@ -9,7 +9,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::etcd::{eventually, join, sees, share};
+use crate::etcd::{eventually, join, sees, share, state};
 use crate::server::{Server, with_etcd};
 use crate::{config, etcd_store, is_alarmed, key, names, node, view, vtep};
 
@@ -44,6 +44,31 @@ fn a_node_restarts_while_the_store_is_down() {
         assert!(server.get("vteps/198.18.0.2").is_empty());
         a.stop().await;
         b.stop().await;
+    });
+}
+
+/// A daemon may be killed at any time, and the store with it.
+#[test]
+fn what_comes_after_a_quiet_while_is_on_disk_at_once() {
+    with_etcd(async |bench| {
+        let server = Server::single(bench.dir.path());
+        let cluster = server.cluster();
+        let a = join(&bench, &cluster, 1);
+        share(&a).await;
+        let kept = state(&bench, 1).join("cluster.json");
+        let is_kept = |name: &str| std::fs::read_to_string(&kept).is_ok_and(|t| t.contains(name));
+        for number in 10..13 {
+            // Longer than writes are apart.
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            let other = node(number);
+            server.put(&key(number), &serde_json::to_string(&other).unwrap());
+            view(&a, "it comes", |view| view.others.contains_key(&other.name)).await;
+            let came = std::time::Instant::now();
+            eventually("it is on disk", || is_kept(&other.name)).await;
+            let took = came.elapsed();
+            assert!(took < Duration::from_millis(1_800), "{took:?}");
+        }
+        a.stop().await;
     });
 }
 

@@ -1,6 +1,7 @@
 //! Five thousand nodes.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -54,7 +55,16 @@ fn a_cold_list_and_single_events_cost_what_they_should() {
     }
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(membership.view().others.values().all(|node| node.capabilities.len() == 1));
+    let before = membership.view();
+    assert!(before.others.values().all(|node| node.capabilities.len() == 1));
+    // And the next view is the one before it, but for what has changed.
+    membership.apply(Update::Deleted(key(7)), at(3));
+    let after = membership.view();
+    let shared =
+        |name: &String, node| after.others.get(name).is_some_and(|it| Arc::ptr_eq(it, node));
+    let others: Vec<_> = before.others.iter().filter(|(name, node)| !shared(name, node)).collect();
+    assert_eq!(others.len(), 1);
+    assert_eq!(before.routes.differences(&after.routes).count(), 2);
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub(crate) fn traffic_flows_whatever_becomes_of_the_api_server() -> Result<()> {
     plane.signal(Signal::SIGCONT)?;
 
     let kept = cluster.overlay.daemons[0].beside("state/cluster.json");
-    eventually(PATIENCE, "what is on disk names all nodes, which takes two seconds", || {
+    eventually(PATIENCE, "what is on disk names all nodes", || {
         let text = std::fs::read_to_string(&kept)?;
         Ok((0..NODES).all(|index| text.contains(&name(index))))
     })?;
