@@ -65,12 +65,14 @@ impl Shown {
     }
 }
 
-/// Every network that a node claims, and with which generation.
+/// Every network that a node claims, and with which generation: of one that it names twice the last.
 fn claims(node: Option<&Node>) -> BTreeSet<(IpNet, u64)> {
     let Some(node) = node else { return BTreeSet::new() };
     let own = std::iter::once(node.vtep.ip()).chain(node.addresses.iter().copied());
     let nets = node.pod_cidrs.iter().copied().chain(own.map(IpNet::from)).map(|net| (net, 0));
-    nets.chain(node.exceptions.iter().map(|one| (one.net, one.generation))).collect()
+    let exceptions: BTreeMap<IpNet, u64> =
+        node.exceptions.iter().map(|one| (one.net, one.generation)).collect();
+    nets.chain(exceptions).collect()
 }
 
 impl Membership {

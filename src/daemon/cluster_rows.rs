@@ -1,5 +1,8 @@
 //! What the daemon says of the cluster: the rows of the control socket.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
 use super::pods::Pods;
 use super::state::Daemon;
 use crate::cluster::model::Node;
@@ -17,14 +20,21 @@ impl Daemon {
 
     pub(super) fn node_rows(&self) -> Answer<Vec<NodeRow>> {
         let pods = self.cluster()?;
-        let own = pods.view.own.iter().map(|node| self.node_row(pods, node, true));
-        let others = pods.view.others.values().map(|node| self.node_row(pods, node, false));
+        let own = pods.view.own.iter().map(|node| self.node_row(node, Reached::Local));
+        let tunnelled: HashSet<SocketAddr> = pods.ways.tunnel.values().copied().collect();
+        let reached = |node: &Node| match tunnelled.contains(&node.vtep) {
+            true => Reached::Tunnel,
+            false => Reached::Route,
+        };
+        let others = pods.view.others.values();
+        let others = others.map(|node| self.node_row(node, reached(node)));
         let mut rows: Vec<NodeRow> = own.chain(others).collect();
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(rows)
     }
 
-    fn node_row(&self, pods: &Pods, node: &Node, own: bool) -> NodeRow {
+    fn node_row(&self, node: &Node, reached: Reached) -> NodeRow {
+        let own = reached == Reached::Local;
         let vtep = self.topology.vtep_at(node.vtep.ip()).filter(|_| !own);
         let heard = vtep.and_then(|vtep| self.read_vtep(vtep.id).1);
         let now = self.clock.tick();
@@ -39,13 +49,7 @@ impl Daemon {
                 .iter()
                 .map(|one| ExceptionRow { net: one.net.to_string(), generation: one.generation })
                 .collect(),
-            reached: if own {
-                Reached::Local
-            } else if pods.ways.tunnel.iter().any(|(_, vtep)| *vtep == node.vtep) {
-                Reached::Tunnel
-            } else {
-                Reached::Route
-            },
+            reached,
             last_heard_ms: heard.map(|heard| now.since(heard)),
             identity: node.identity.clone(),
         }

@@ -58,10 +58,12 @@ pub(super) struct Pods {
 impl Pods {
     /// The pod network of this node, if it has one; nobody is known yet.
     pub(super) fn new(config: &Config) -> Option<Self> {
+        let config = config.cluster.clone()?;
+        let networks = config.networks.iter().map(|network| network.net).collect();
         Some(Self {
-            config: config.cluster.clone()?,
+            config,
             view: Arc::default(),
-            census: Census::default(),
+            census: Census::new(networks),
             ways: Ways::default(),
             feed: None,
             outside: None,

@@ -23,15 +23,16 @@ pub struct Census {
     pub(super) vteps: Tally<SocketAddr>,
     /// The networks of their exceptions, without host bits.
     pub(super) exceptions: Tally<IpNet>,
+    /// Those of them that are not within the cluster's: mostly none, however many pods have moved.
+    pub(super) outside: Tally<IpNet>,
+    networks: Vec<IpNet>,
 }
 
 impl Census {
-    /// Of these nodes, by name.
+    /// Of a cluster with these networks, in which nobody is known yet.
     #[must_use]
-    pub fn of(nodes: &SharedMap<String, Arc<Node>>) -> Self {
-        let mut census = Self::default();
-        census.follow(nodes);
-        census
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self { networks, ..Self::default() }
     }
 
     /// These are the nodes from now on.
@@ -41,14 +42,28 @@ impl Census {
             if let Some(node) = difference.after {
                 addresses(node).for_each(|one| enter(&mut self.addresses, one));
                 enter(&mut self.vteps, node.vtep);
-                exceptions(node).for_each(|one| enter(&mut self.exceptions, one));
+                for one in exceptions(node) {
+                    enter(&mut self.exceptions, one);
+                    if self.is_outside(&one) {
+                        enter(&mut self.outside, one);
+                    }
+                }
             }
             if let Some(node) = difference.before {
                 addresses(node).for_each(|one| leave(&mut self.addresses, &one));
                 leave(&mut self.vteps, &node.vtep);
-                exceptions(node).for_each(|one| leave(&mut self.exceptions, &one));
+                for one in exceptions(node) {
+                    leave(&mut self.exceptions, &one);
+                    if self.is_outside(&one) {
+                        leave(&mut self.outside, &one);
+                    }
+                }
             }
         }
+    }
+
+    fn is_outside(&self, net: &IpNet) -> bool {
+        !self.networks.iter().any(|network| network.contains(net))
     }
 }
 
@@ -87,10 +102,13 @@ mod tests {
         b.addresses.push("198.51.100.9".parse().unwrap());
         let net = "10.42.9.0/24".parse().unwrap();
         b.exceptions.push(Exception { net, generation: 1 });
+        let far = "172.31.0.7/32".parse().unwrap();
+        b.exceptions.push(Exception { net: far, generation: 1 });
         // Both claim an address and an exception.
         let c = Node { vtep: "192.0.2.3:4789".parse().unwrap(), name: "c".to_owned(), ..b.clone() };
         let mut nodes = SharedMap::default();
-        let mut census = Census::default();
+        let networks: Vec<IpNet> = vec!["10.42.0.0/16".parse().unwrap()];
+        let mut census = Census::new(networks.clone());
         let shared: IpAddr = "198.51.100.9".parse().unwrap();
         for (name, node, holders) in [
             ("b", Some(&b), 1),
@@ -104,10 +122,15 @@ mod tests {
                 None => drop(nodes.remove(name)),
             }
             census.follow(&nodes);
-            assert_eq!(census, Census::of(&nodes), "{name}");
+            let mut anew = Census::new(networks.clone());
+            anew.follow(&nodes);
+            assert_eq!(census, anew, "{name}");
             assert_eq!(census.addresses.get(&shared).copied().unwrap_or(0), holders, "{name}");
             assert_eq!(census.exceptions.get(&net).copied().unwrap_or(0), holders, "{name}");
+            let outside: Vec<_> =
+                census.outside.iter().map(|(net, count)| (*net, *count)).collect();
+            assert_eq!(outside, if holders == 0 { vec![] } else { vec![(far, holders)] }, "{name}");
         }
-        assert_eq!(census, Census::default());
+        assert_eq!(census, Census::new(networks));
     }
 }

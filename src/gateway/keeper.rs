@@ -54,12 +54,23 @@ struct Keep<R> {
     standing: Option<Standing>,
     /// Somebody else may have changed what stands.
     doubted: bool,
-    /// It was changed from here, since this was asked last.
-    acted: bool,
+    /// What was done to it from here, since that was asked last.
+    done: Done,
+    /// When it was last seen to be what stands.
+    seen: Option<Instant>,
     due: Option<Instant>,
     looked: Option<Instant>,
     failures: u32,
     state: KeeperState,
+}
+
+/// What was done to the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Done {
+    #[default]
+    Nothing,
+    Amended,
+    Replaced,
 }
 
 /// The table as it was put there, and what the kernel then shows.
@@ -78,7 +89,8 @@ impl<R: Rules> Keep<R> {
             wanted: None,
             standing: None,
             doubted: false,
-            acted: false,
+            done: Done::Nothing,
+            seen: None,
             due: None,
             looked: None,
             failures: 0,
@@ -105,17 +117,35 @@ impl<R: Rules> Keep<R> {
         }
     }
 
+    /// What was heard after it was changed from here: more than the own transaction, and somebody else
+    /// was at it at the same time.
+    fn heard_since(&mut self, word: Word, now: Instant) {
+        match (std::mem::take(&mut self.done), word) {
+            (Done::Nothing, _) | (_, Word::Silence | Word::Once) => {}
+            // It may have been in between already when it was read: what is there is nobody's word.
+            (Done::Replaced, Word::Several) => {
+                self.standing = None;
+                self.stirred(now);
+            }
+            (Done::Amended | Done::Replaced, Word::Several | Word::Lost) => self.stirred(now),
+        }
+    }
+
+    const fn interval(&self) -> Duration {
+        if self.told { LOOK_ANYWAY } else { LOOK }
+    }
+
     /// Does what is due, and says when to come again; `None`: nothing is wanted.
     fn turn(&mut self, now: Instant) -> Option<Instant> {
         if self.due? > now {
             return self.due;
         }
-        let done = self.look();
+        let done = self.look(now);
         self.looked = Some(now);
         let again = match done {
             Ok(()) => {
                 (self.failures, self.state.trouble, self.state.stands) = (0, None, true);
-                if self.told { LOOK_ANYWAY } else { LOOK }
+                self.interval()
             }
             Err(trouble) => {
                 if self.state.trouble.as_ref() != Some(&trouble) {
@@ -130,11 +160,13 @@ impl<R: Rules> Keep<R> {
         self.due
     }
 
-    fn look(&mut self) -> Result<(), String> {
+    fn look(&mut self, now: Instant) -> Result<(), String> {
         let Some(wanted) = self.wanted.clone() else { return Ok(()) };
         let mut was_taken = false;
+        // However often something else is wanted, it is looked at from time to time.
+        let long_ago = self.seen.is_none_or(|seen| now >= seen + self.interval());
         if let Some(standing) = &self.standing
-            && (self.doubted || standing.rules == wanted)
+            && (self.doubted || long_ago || standing.rules == wanted)
         {
             let table = self.rules.read()?.map(|table| Listing::of(&self.key, &table));
             if table.as_ref() != Some(&standing.listing) {
@@ -142,25 +174,30 @@ impl<R: Rules> Keep<R> {
                 self.standing = None;
                 was_taken = true;
             }
+            self.seen = Some(now);
         }
         self.doubted = false;
         if self.standing.as_ref().is_none_or(|standing| standing.rules != wanted) {
-            self.put(wanted)?;
+            self.put(wanted, now)?;
         }
         self.state.restored += u64::from(was_taken);
         Ok(())
     }
 
     /// Puts the table there: what is different in it, if that is little, or all of it.
-    fn put(&mut self, wanted: Arc<Ruleset>) -> Result<(), String> {
-        self.acted = true;
+    fn put(&mut self, wanted: Arc<Ruleset>, now: Instant) -> Result<(), String> {
         let standing = self.standing.take();
         let changes = standing.as_ref().and_then(|standing| standing.rules.changes(&wanted));
         if let Some(mut standing) = standing
             && let Some(changes) = changes.filter(|changes| is_little(changes))
         {
-            match self.rules.amend(&changes) {
+            // There may be none: who has what is different, and not what there is.
+            let amended = if changes.is_empty() { Ok(()) } else { self.rules.amend(&changes) };
+            match amended {
                 Ok(()) => {
+                    if !changes.is_empty() {
+                        self.done = Done::Amended;
+                    }
                     standing.listing.amend(&self.key, &changes);
                     standing.rules = wanted;
                     self.standing = Some(standing);
@@ -169,7 +206,9 @@ impl<R: Rules> Keep<R> {
                 Err(error) => tracing::debug!("rules: the table is put there anew: {error}"),
             }
         }
+        self.done = Done::Replaced;
         let table = self.rules.replace(&wanted.body())?;
+        self.seen = Some(now);
         let listing = Listing::of(&self.key, &table);
         self.standing = Some(Standing { rules: wanted, listing });
         Ok(())
@@ -291,9 +330,8 @@ fn run<R: Rules>(
             keep.stirred(Instant::now());
         }
         let mut next = keep.turn(Instant::now());
-        // One transaction since then is the own one.
-        if std::mem::take(&mut keep.acted) && heard() == Word::More {
-            keep.stirred(Instant::now());
+        if keep.done != Done::Nothing {
+            keep.heard_since(heard(), Instant::now());
             next = keep.due;
         }
         inbox.lock().unwrap_or_else(PoisonError::into_inner).state = keep.state.clone();
@@ -320,8 +358,7 @@ fn wait(stirs: Option<BorrowedFd<'_>>, woken: &UnixStream, until: Option<Instant
 mod tests {
     use super::*;
     use crate::config::Cluster;
-    use crate::gateway::census::Census;
-    use crate::gateway::ruleset::fixture::{cluster, view};
+    use crate::gateway::ruleset::fixture::{census, cluster, view};
     use crate::gateway::ways::Ways;
 
     /// A kernel that holds one table, or refuses.
@@ -339,7 +376,7 @@ mod tests {
         let non_masquerade = outside.split_whitespace().map(|net| net.parse().unwrap()).collect();
         let cluster = Cluster { non_masquerade, ..cluster() };
         let view = view();
-        let (others, ways) = (Census::of(&view.others), Ways::default());
+        let (others, ways) = (census(&cluster, &view), Ways::default());
         Arc::new(Ruleset::new(&cluster, view.own.as_ref(), &others, &ways, &[]).unwrap())
     }
 
@@ -412,6 +449,11 @@ mod tests {
         keep.turn(now + 600 * MS);
         assert_eq!((counts(&keep), keep.state.restored), ((3, 2, 2), 1));
         assert_eq!(keep.rules.table, Some(listed(&ruleset(B).body())));
+        // Who has what is different, but not what there is: nothing to be done.
+        let twice = Ruleset::clone(&ruleset(&format!("{B} {B}")));
+        keep.want(Arc::new(twice), now + 700 * MS);
+        keep.turn(now + 700 * MS);
+        assert_eq!(counts(&keep), (3, 2, 2));
         // Very much is put there anew at once.
         let many: Vec<_> =
             (0..=LITTLE).map(|n| format!("172.{}.{}.1/32", n / 200, n % 200)).collect();
@@ -466,6 +508,62 @@ mod tests {
         assert_eq!(next, now + 200 * MS + PAUSE);
         keep.turn(next);
         assert_eq!((keep.rules.replaced, keep.state.restored), (2, 1));
+    }
+
+    #[test]
+    fn it_is_looked_at_however_often_something_else_is_wanted() {
+        for told in [false, true] {
+            let (mut keep, mut now) = keep(told);
+            keep.want(ruleset(A), now);
+            keep.turn(now);
+            let begun = now;
+            let harmed = listed(&ruleset(A).body()).replace("goto to_pods", "accept");
+            keep.rules.table = Some(harmed);
+            let mut turns = 0;
+            while keep.state.restored == 0 {
+                now += 100 * MS;
+                turns += 1;
+                keep.want(ruleset(if turns % 2 == 0 { A } else { B }), now);
+                keep.turn(now);
+                assert!(now - begun <= keep.interval() + 100 * MS, "{:?}", now - begun);
+            }
+            let wanted = ruleset(if turns % 2 == 0 { A } else { B });
+            assert_eq!(keep.rules.table, Some(listed(&wanted.body())));
+        }
+    }
+
+    #[test]
+    fn who_was_at_it_at_the_same_time_is_not_taken_for_oneself() {
+        let read = |keep: &Keep<Fake>| (keep.rules.replaced, keep.rules.read);
+        // Replaced, and in between somebody else has changed what was read then.
+        let (mut keep, now) = keep(true);
+        keep.want(ruleset(A), now);
+        keep.turn(now);
+        keep.heard_since(Word::Once, now);
+        assert_eq!(keep.turn(now + 200 * MS), Some(now + LOOK_ANYWAY));
+        keep.want(ruleset(B), now);
+        keep.standing = None;
+        keep.turn(now + 200 * MS);
+        keep.heard_since(Word::Several, now + 200 * MS);
+        keep.turn(now + 400 * MS);
+        assert_eq!(read(&keep), (3, 0), "it is put there again");
+        keep.heard_since(Word::Lost, now + 400 * MS);
+        keep.turn(now + 600 * MS);
+        assert_eq!(read(&keep), (3, 1), "it is looked at");
+        // Amended: what it is to be is known beforehand.
+        keep.want(ruleset(A), now + 600 * MS);
+        keep.turn(now + 600 * MS);
+        keep.heard_since(Word::Once, now + 600 * MS);
+        keep.turn(now + 800 * MS);
+        assert_eq!(read(&keep), (3, 1));
+        keep.want(ruleset(B), now + 800 * MS);
+        keep.turn(now + 800 * MS);
+        keep.heard_since(Word::Several, now + 800 * MS);
+        keep.turn(now + 1000 * MS);
+        assert_eq!(read(&keep), (3, 2));
+        // Of what others did while nothing was done from here, it is told otherwise.
+        keep.heard_since(Word::Several, now + 1000 * MS);
+        assert_eq!(keep.turn(now + 1200 * MS), Some(now + 1000 * MS + LOOK_ANYWAY));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::rules::SetChange;
 
@@ -27,13 +30,31 @@ struct Elements {
 impl Elements {
     fn add(&mut self, key: &Key, element: &str) {
         self.count = self.count.wrapping_add(1);
-        self.sum = self.sum.wrapping_add(key.hash_one(element));
+        self.sum = self.sum.wrapping_add(key.hash_one(canonical(element)));
     }
 
     fn remove(&mut self, key: &Key, element: &str) {
         self.count = self.count.wrapping_sub(1);
-        self.sum = self.sum.wrapping_sub(key.hash_one(element));
+        self.sum = self.sum.wrapping_sub(key.hash_one(canonical(element)));
     }
+}
+
+/// An element in one form of the several that it has: nft(8) writes some IPv6 addresses with an IPv4
+/// one at their end, and a protocol by its name only where `/etc/protocols` has it.
+fn canonical(element: &str) -> String {
+    let mut text = String::with_capacity(element.len());
+    for word in element.split_whitespace() {
+        match (word.parse::<IpAddr>(), word.parse::<IpNet>(), word) {
+            (Ok(address), ..) => text.push_str(&address.to_string()),
+            (_, Ok(net), _) => text.push_str(&net.to_string()),
+            (.., "tcp") => text.push('6'),
+            (.., "udp") => text.push_str("17"),
+            (.., "sctp") => text.push_str("132"),
+            (.., word) => text.push_str(word),
+        }
+        text.push(' ');
+    }
+    text
 }
 
 impl Listing {
@@ -144,6 +165,22 @@ mod tests {
             );
         assert_eq!(listing, Listing::of(&key, &text));
         assert_ne!(listing, Listing::of(&key, TABLE));
+    }
+
+    #[test]
+    fn an_element_is_the_same_however_it_is_written() {
+        for (one, other) in [
+            ("tcp . 8080 : 10.0.0.2 . 80", "6 . 8080 : 10.0.0.2 . 80"),
+            ("192.0.2.1 . udp . 53 : 10.0.0.2 . 53", "192.0.2.1 . 17 . 53 : 10.0.0.2 . 53"),
+            ("sctp . 9 : 10.0.0.2 . 9", "132 . 9 : 10.0.0.2 . 9"),
+            ("::1.2.3.4", "::102:304"),
+            ("::1.2.3.0/120", "::102:300/120"),
+            ("2001:db8::1 . 4789", "2001:DB8:0::1 . 4789"),
+        ] {
+            assert_eq!(canonical(one), canonical(other));
+        }
+        assert_ne!(canonical("tcp . 80 : 10.0.0.2 . 80"), canonical("udp . 80 : 10.0.0.2 . 80"));
+        assert_ne!(canonical("10.0.0.0/8"), canonical("10.0.0.0/9"));
     }
 
     #[test]

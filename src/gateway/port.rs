@@ -58,7 +58,10 @@ pub fn gateway_port(
         Mode::Route => own.pod_cidrs.clone(),
     };
     let plain: HashSet<IpNet> = ways.plain.iter().map(IpNet::trunc).collect();
-    let exceptions = others.exceptions.keys().copied().chain(census::exceptions(own));
+    // Within what leads here anyway nothing needs a route of its own, unless plain routes lead there.
+    let led_here = plain.is_empty() && cluster.mode == Mode::Tunnel;
+    let others = if led_here { &others.outside } else { &others.exceptions };
+    let exceptions = others.keys().copied().chain(census::exceptions(own));
     let apart: Vec<IpNet> = exceptions
         .filter(|net| !plain.contains(net))
         .filter(|net| {
@@ -120,11 +123,11 @@ pub fn tune(netlink: &mut Netlink, device: u32) -> Result<(), NetlinkError> {
 mod tests {
     use super::*;
     use crate::cluster::model::{Exception, View};
-    use crate::gateway::ruleset::fixture::{cluster, view};
+    use crate::gateway::ruleset::fixture::{census, cluster, view};
     use crate::gateway::ways::{Subnet, ways};
 
     fn of(cluster: &Cluster, view: &View, ways: &Ways) -> Option<GatewayPort> {
-        gateway_port(cluster, view.own.as_ref(), &Census::of(&view.others), ways)
+        gateway_port(cluster, view.own.as_ref(), &census(cluster, view), ways)
     }
 
     fn shown(cluster: &Cluster, view: &View) -> Vec<String> {

@@ -208,7 +208,7 @@ fn distinct(mappings: &[Mapping]) -> (Vec<Mapping>, Vec<Mapping>) {
 fn sets(cluster: &Cluster, own: &Node, others: &Census, ways: &Ways) -> Vec<Set> {
     let mine: Vec<IpNet> = own.pod_cidrs.iter().copied().chain(census::exceptions(own)).collect();
     let mut pods: Vec<IpNet> = cluster.networks.iter().map(|network| network.net).collect();
-    pods.extend(others.exceptions.keys().copied().chain(census::exceptions(own)));
+    pods.extend(others.outside.keys().copied().chain(census::exceptions(own)));
     let known: Tally<IpAddr> =
         census::addresses(own).chain(gateway_addresses(own)).map(|one| (one, 1)).collect();
     let mut vteps = others.vteps.clone();
@@ -362,6 +362,13 @@ pub(crate) mod fixture {
         crate::config::Config::parse(text).unwrap().cluster.unwrap()
     }
 
+    /// Of the other nodes in a view.
+    pub(crate) fn census(cluster: &Cluster, view: &View) -> Census {
+        let mut census = Census::new(cluster.networks.iter().map(|one| one.net).collect());
+        census.follow(&view.others);
+        census
+    }
+
     pub(crate) fn node(name: &str, number: u8, vtep: &str) -> Node {
         let vtep: SocketAddr = vtep.parse().unwrap();
         Node {
@@ -404,7 +411,7 @@ pub(crate) mod fixture {
 mod tests {
     use std::sync::Arc;
 
-    use super::fixture::{cluster, node, view};
+    use super::fixture::{census, cluster, node, view};
     use super::*;
     use crate::cluster::model::{Exception, View};
     use crate::config::IfName;
@@ -415,7 +422,7 @@ mod tests {
         view: &View,
         mappings: &[Mapping],
     ) -> Result<Ruleset, RulesetError> {
-        let (ways, others) = (ways(cluster, view, &[]), Census::of(&view.others));
+        let (ways, others) = (ways(cluster, view, &[]), census(cluster, view));
         Ruleset::new(cluster, view.own.as_ref(), &others, &ways, mappings)
     }
 

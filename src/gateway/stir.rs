@@ -31,8 +31,10 @@ pub enum Word {
     Silence,
     /// It was changed in one transaction.
     Once,
-    /// It was changed in several, or may have been: words that cannot be read, or were lost.
-    More,
+    /// It was changed in several.
+    Several,
+    /// It may have been changed, in however many: words cannot be read, or were lost.
+    Lost,
 }
 
 /// Tells that somebody has changed a table, by the notifications of nftables.
@@ -107,10 +109,11 @@ struct Heard {
 
 impl Heard {
     const fn of(&self) -> Word {
-        match (self.transaction, self.more || self.lost) {
-            (_, true) => Word::More,
-            (Some(_), false) => Word::Once,
-            (None, false) => Word::Silence,
+        match (self.transaction, self.more, self.lost) {
+            (_, true, _) => Word::Several,
+            (_, false, true) => Word::Lost,
+            (Some(_), false, false) => Word::Once,
+            (None, false, false) => Word::Silence,
         }
     }
 
@@ -202,8 +205,8 @@ mod tests {
         assert_eq!(heard(&[]), Word::Silence);
         assert_eq!(heard(&[&other]), Word::Silence);
         assert_eq!(heard(&[&seven, &seven, &[seven.clone(), other].concat()]), Word::Once);
-        assert_eq!(heard(&[&seven, &eight]), Word::More);
-        assert_eq!(heard(&[&[eight, seven].concat()]), Word::More);
+        assert_eq!(heard(&[&seven, &eight]), Word::Several);
+        assert_eq!(heard(&[&[eight, seven].concat()]), Word::Several);
     }
 
     #[test]
@@ -227,12 +230,12 @@ mod tests {
     fn nonsense_is_taken_for_one_of_ours_and_never_a_panic() {
         let whole = message(0x0a08, &[(1, b"tapestry\0"), (2, b"chain\0")]);
         for end in 1..HEADER {
-            assert_eq!(heard(&[&whole[..end]]), Word::More, "{end}");
+            assert_eq!(heard(&[&whole[..end]]), Word::Lost, "{end}");
         }
         for end in HEADER..whole.len() {
             let _ = heard(&[&whole[..end]]);
         }
-        assert_eq!(heard(&[&[0; 64]]), Word::More);
-        assert_eq!(heard(&[&[255; 64]]), Word::More);
+        assert_eq!(heard(&[&[0; 64]]), Word::Lost);
+        assert_eq!(heard(&[&[255; 64]]), Word::Lost);
     }
 }

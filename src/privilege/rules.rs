@@ -1,4 +1,5 @@
-//! The one table of nftables rules: `inet tapestry`, replaced as a whole by nft(8).
+//! The one table of nftables rules: `inet tapestry`, replaced as a whole by nft(8), or changed in what
+//! its sets hold.
 //!
 //! What is given is only ever the inside of the table. So that it cannot leave it, or read a file,
 //! it is held to a part of nft's language in which no brace is anything but a brace.

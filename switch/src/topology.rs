@@ -220,10 +220,12 @@ impl Topology {
 
     fn place_vteps(&mut self, before: &Self, spec: &TopologySpec) -> Option<()> {
         let mut wanted: BTreeMap<IpAddr, (SocketAddr, bool)> = BTreeMap::new();
-        let named = |s: &SegmentSpec| s.peers.first().copied().or(s.multicast);
-        let port = spec.segments.iter().find_map(named).map(|vtep| vtep.port());
-        let own = || spec.segments.iter().find_map(|s| Some(s.cluster.as_ref()?.vtep_port));
-        let port = port.or_else(own).unwrap_or(encap::vxlan::PORT);
+        // Of strangers nobody says it: as the peers of the segment with the lowest number, or as here.
+        let mut by_vni: Vec<&SegmentSpec> = spec.segments.iter().collect();
+        by_vni.sort_unstable_by_key(|segment| segment.vni);
+        let peers = by_vni.iter().find_map(|s| s.peers.first().copied().or(s.multicast));
+        let own = || by_vni.iter().find_map(|s| Some(s.cluster.as_ref()?.vtep_port));
+        let port = peers.map(|peer| peer.port()).or_else(own).unwrap_or(encap::vxlan::PORT);
         for (address, _) in &spec.heard {
             wanted.insert(*address, (SocketAddr::new(*address, port), false));
         }

@@ -148,6 +148,19 @@ fn of_two_that_claim_the_same_the_first_stays_until_it_goes() {
 }
 
 #[test]
+fn of_an_exception_that_is_named_twice_the_last_counts() {
+    let mut membership = membership();
+    let with = |generations: [u64; 2]| Node {
+        exceptions: generations.map(|one| exception("10.77.0.1/32", one)).to_vec(),
+        ..node(1)
+    };
+    put(&mut membership, with([1, 2]));
+    assert_eq!(route_of(&membership.view(), "10.77.0.1/32"), Some(vtep(1)));
+    put(&mut membership, with([2, 1]));
+    assert_eq!(route_of(&membership.view(), "10.77.0.1/32"), None, "there was a higher one");
+}
+
+#[test]
 fn two_that_swap_their_addresses_end_up_swapped() {
     let mut membership = membership();
     membership.apply(listed(&[node(1), node(2)]), at(0));

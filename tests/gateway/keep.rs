@@ -14,7 +14,6 @@ use switch::SharedMap;
 use tapestry::attach::Protocol;
 use tapestry::cluster::model::{Exception, Node, View};
 use tapestry::device::netlink::Route;
-use tapestry::gateway::census::Census;
 use tapestry::gateway::keeper::Keeper;
 use tapestry::gateway::mapping::Mapping;
 use tapestry::gateway::rules::{Rules, SetChange};
@@ -25,13 +24,13 @@ use tapestry::privilege::Hands;
 
 use super::land::{Lab, Way, Who};
 use super::probe::ask;
-use super::standin::StandIn;
+use super::standin::{StandIn, census};
 
 /// The rules of node a, for a namespace where nothing else is.
 fn rules(lab: &Lab, view: &View) -> Result<Ruleset> {
     let cluster = lab.cluster(Who::A)?;
     let ways = ways(&cluster, view, &[]);
-    Ok(Ruleset::new(&cluster, view.own.as_ref(), &Census::of(&view.others), &ways, &[])?)
+    Ok(Ruleset::new(&cluster, view.own.as_ref(), &census(&cluster, view), &ways, &[])?)
 }
 
 fn table(space: &Space) -> Option<String> {
@@ -156,7 +155,7 @@ pub(crate) fn what_changes_is_changed_in_place() -> Result<()> {
     let pattern = view.others.values().next().context("no other node")?.clone();
     let mut mappings: Vec<Mapping> = Vec::new();
     let put = |view: &View, mappings: &[Mapping]| -> Result<Ruleset> {
-        let (others, ways) = (Census::of(&view.others), ways(&cluster, view, &[]));
+        let (others, ways) = (census(&cluster, view), ways(&cluster, view, &[]));
         Ok(Ruleset::new(&cluster, view.own.as_ref(), &others, &ways, mappings)?)
     };
     keeper.want(put(&view, &mappings)?);

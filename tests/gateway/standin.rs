@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use lab::world::Space;
 use switch::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
+use tapestry::cluster::model::View;
+use tapestry::config::Cluster;
 use tapestry::device::netlink::LinkChange;
 use tapestry::gateway::census::Census;
 use tapestry::gateway::port::{gateway_port, tune};
@@ -59,13 +61,20 @@ fn subnets(lab: &Lab, node: Who) -> Result<Vec<Subnet>> {
     ["192.0.2.0/24", "2001:db8::/64"].into_iter().map(net).collect()
 }
 
+/// Of the other nodes in a view.
+pub(crate) fn census(cluster: &Cluster, view: &View) -> Census {
+    let mut census = Census::new(cluster.networks.iter().map(|one| one.net).collect());
+    census.follow(&view.others);
+    census
+}
+
 /// The node's own side: the gateway port's device, plain routes, rules.
 fn kernel(lab: &Lab, node: Who, switch: &Space, ways: &Ways) -> Result<()> {
     let (space, cluster, view) = (lab.space(node), lab.cluster(node)?, lab.view(node));
     lab.world.veth((switch, "gw"), (space, "tapestry0"), 1450)?;
     as_gateway(switch, "gw")?;
     let index = space.link("tapestry0")?.index;
-    let (own, others) = (view.own.as_ref(), Census::of(&view.others));
+    let (own, others) = (view.own.as_ref(), census(&cluster, &view));
     let port = gateway_port(&cluster, own, &others, ways).context("no gateway port")?;
     space.netlink(|netlink| -> Result<()> {
         tune(netlink, index)?;
