@@ -44,6 +44,7 @@ impl Topology {
             self.place_ports(before, spec).ok_or_else(|| too_many("ports"))?;
             self.join_ports();
         }
+        // All of them have their routes by now, and none is given others.
         self.place_clusters(|_, _| Arc::default());
         Ok(self)
     }
