@@ -167,7 +167,9 @@ pub(crate) fn what_changes_is_changed_in_place() -> Result<()> {
         let mut node = Node::clone(&pattern);
         node.name = format!("n{}", step % 4);
         node.vtep = SocketAddr::new(IpAddr::from([172, 20, 0, step]), 4789);
-        node.addresses = vec![node.vtep.ip(), format!("2001:db8:9::{step}").parse()?];
+        // The last is listed in another form than it is written in.
+        let more = [format!("2001:db8:9::{step}"), format!("::1.2.3.{step}")];
+        node.addresses = vec![node.vtep.ip(), more[0].parse()?, more[1].parse()?];
         // Networks that are merged with others, and split again.
         let nets = match step {
             1 => vec![net("10.99.0.0/24")?, net("fd99::7/128")?],
