@@ -59,11 +59,10 @@ impl Pods {
     /// The pod network of this node, if it has one; nobody is known yet.
     pub(super) fn new(config: &Config) -> Option<Self> {
         let config = config.cluster.clone()?;
-        let networks = config.networks.iter().map(|network| network.net).collect();
         Some(Self {
+            census: Census::new(&config),
             config,
             view: Arc::default(),
-            census: Census::new(networks),
             ways: Ways::default(),
             feed: None,
             outside: None,

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use switch::SharedMap;
 
 use crate::cluster::model::Node;
+use crate::config::Cluster;
 
 /// How many nodes have each.
 pub(super) type Tally<T> = SharedMap<T, u32>;
@@ -29,9 +30,10 @@ pub struct Census {
 }
 
 impl Census {
-    /// Of a cluster with these networks, in which nobody is known yet.
+    /// Of a cluster in which nobody is known yet.
     #[must_use]
-    pub fn new(networks: Vec<IpNet>) -> Self {
+    pub fn new(cluster: &Cluster) -> Self {
+        let networks = cluster.networks.iter().map(|network| network.net).collect();
         Self { networks, ..Self::default() }
     }
 
@@ -39,25 +41,22 @@ impl Census {
     pub fn follow(&mut self, nodes: &SharedMap<String, Arc<Node>>) {
         let before = std::mem::replace(&mut self.nodes, nodes.clone());
         for difference in before.differences(nodes) {
-            if let Some(node) = difference.after {
-                addresses(node).for_each(|one| enter(&mut self.addresses, one));
-                enter(&mut self.vteps, node.vtep);
-                for one in exceptions(node) {
-                    enter(&mut self.exceptions, one);
-                    if self.is_outside(&one) {
-                        enter(&mut self.outside, one);
-                    }
+            // What stays is counted before it is taken off, and so never leaves in between.
+            for (node, by) in [(difference.after, 1), (difference.before, -1)] {
+                if let Some(node) = node {
+                    self.count(node, by);
                 }
             }
-            if let Some(node) = difference.before {
-                addresses(node).for_each(|one| leave(&mut self.addresses, &one));
-                leave(&mut self.vteps, &node.vtep);
-                for one in exceptions(node) {
-                    leave(&mut self.exceptions, &one);
-                    if self.is_outside(&one) {
-                        leave(&mut self.outside, &one);
-                    }
-                }
+        }
+    }
+
+    fn count(&mut self, node: &Node, by: i32) {
+        addresses(node).for_each(|one| count(&mut self.addresses, one, by));
+        count(&mut self.vteps, node.vtep, by);
+        for one in exceptions(node) {
+            count(&mut self.exceptions, one, by);
+            if self.is_outside(&one) {
+                count(&mut self.outside, one, by);
             }
         }
     }
@@ -78,15 +77,10 @@ pub(super) fn exceptions(node: &Node) -> impl Iterator<Item = IpNet> {
     node.exceptions.iter().map(|exception| exception.net.trunc())
 }
 
-fn enter<T: Ord + Hash + Clone>(tally: &mut Tally<T>, one: T) {
-    let count = tally.get(&one).copied().unwrap_or(0);
-    tally.insert(one, count.saturating_add(1));
-}
-
-fn leave<T: Ord + Hash + Clone>(tally: &mut Tally<T>, one: &T) {
-    match tally.get(one) {
-        None | Some(0 | 1) => tally.remove(one),
-        Some(&count) => tally.insert(one.clone(), count - 1),
+fn count<T: Ord + Hash + Clone>(tally: &mut Tally<T>, one: T, by: i32) {
+    match tally.get(&one).copied().unwrap_or(0).saturating_add_signed(by) {
+        0 => tally.remove(&one),
+        count => tally.insert(one, count),
     };
 }
 
@@ -94,7 +88,7 @@ fn leave<T: Ord + Hash + Clone>(tally: &mut Tally<T>, one: &T) {
 mod tests {
     use super::*;
     use crate::cluster::model::Exception;
-    use crate::gateway::ruleset::fixture::node;
+    use crate::gateway::ruleset::fixture::{cluster, node};
 
     #[test]
     fn following_counts_what_counting_anew_does() {
@@ -107,8 +101,8 @@ mod tests {
         // Both claim an address and an exception.
         let c = Node { vtep: "192.0.2.3:4789".parse().unwrap(), name: "c".to_owned(), ..b.clone() };
         let mut nodes = SharedMap::default();
-        let networks: Vec<IpNet> = vec!["10.42.0.0/16".parse().unwrap()];
-        let mut census = Census::new(networks.clone());
+        let cluster = cluster();
+        let mut census = Census::new(&cluster);
         let shared: IpAddr = "198.51.100.9".parse().unwrap();
         for (name, node, holders) in [
             ("b", Some(&b), 1),
@@ -122,7 +116,7 @@ mod tests {
                 None => drop(nodes.remove(name)),
             }
             census.follow(&nodes);
-            let mut anew = Census::new(networks.clone());
+            let mut anew = Census::new(&cluster);
             anew.follow(&nodes);
             assert_eq!(census, anew, "{name}");
             assert_eq!(census.addresses.get(&shared).copied().unwrap_or(0), holders, "{name}");
@@ -131,6 +125,6 @@ mod tests {
                 census.outside.iter().map(|(net, count)| (*net, *count)).collect();
             assert_eq!(outside, if holders == 0 { vec![] } else { vec![(far, holders)] }, "{name}");
         }
-        assert_eq!(census, Census::new(networks));
+        assert_eq!(census, Census::new(&cluster));
     }
 }

@@ -364,7 +364,7 @@ pub(crate) mod fixture {
 
     /// Of the other nodes in a view.
     pub(crate) fn census(cluster: &Cluster, view: &View) -> Census {
-        let mut census = Census::new(cluster.networks.iter().map(|one| one.net).collect());
+        let mut census = Census::new(cluster);
         census.follow(&view.others);
         census
     }

@@ -63,7 +63,7 @@ fn subnets(lab: &Lab, node: Who) -> Result<Vec<Subnet>> {
 
 /// Of the other nodes in a view.
 pub(crate) fn census(cluster: &Cluster, view: &View) -> Census {
-    let mut census = Census::new(cluster.networks.iter().map(|one| one.net).collect());
+    let mut census = Census::new(cluster);
     census.follow(&view.others);
     census
 }
