@@ -357,6 +357,7 @@ fn wait(stirs: Option<BorrowedFd<'_>>, woken: &UnixStream, until: Option<Instant
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::model::View;
     use crate::config::Cluster;
     use crate::gateway::ruleset::fixture::{census, cluster, view};
     use crate::gateway::ways::Ways;
@@ -373,10 +374,13 @@ mod tests {
 
     /// Rules that differ in what else pods may reach untranslated.
     fn ruleset(outside: &str) -> Arc<Ruleset> {
+        ruleset_in(outside, &view())
+    }
+
+    fn ruleset_in(outside: &str, view: &View) -> Arc<Ruleset> {
         let non_masquerade = outside.split_whitespace().map(|net| net.parse().unwrap()).collect();
         let cluster = Cluster { non_masquerade, ..cluster() };
-        let view = view();
-        let (others, ways) = (census(&cluster, &view), Ways::default());
+        let (others, ways) = (census(&cluster, view), Ways::default());
         Arc::new(Ruleset::new(&cluster, view.own.as_ref(), &others, &ways, &[]).unwrap())
     }
 
@@ -450,10 +454,17 @@ mod tests {
         assert_eq!((counts(&keep), keep.state.restored), ((3, 2, 2), 1));
         assert_eq!(keep.rules.table, Some(listed(&ruleset(B).body())));
         // Who has what is different, but not what there is: nothing to be done.
-        let twice = Ruleset::clone(&ruleset(&format!("{B} {B}")));
-        keep.want(Arc::new(twice), now + 700 * MS);
+        let mut twice = view();
+        let b = Arc::clone(twice.others.get("b").unwrap());
+        twice.others.insert("namesake".to_owned(), b);
+        let twice = ruleset_in(B, &twice);
+        assert_ne!(twice, ruleset(B));
+        keep.want(Arc::clone(&twice), now + 700 * MS);
         keep.turn(now + 700 * MS);
-        assert_eq!(counts(&keep), (3, 2, 2));
+        assert_eq!(
+            (counts(&keep), keep.standing.as_ref().unwrap().rules == twice),
+            ((3, 2, 2), true)
+        );
         // Very much is put there anew at once.
         let many: Vec<_> =
             (0..=LITTLE).map(|n| format!("172.{}.{}.1/32", n / 200, n % 200)).collect();
