@@ -161,6 +161,23 @@ fn of_an_exception_that_is_named_twice_the_last_counts() {
 }
 
 #[test]
+fn this_nodes_address_is_its_own_again_when_it_becomes_a_member() {
+    let mut membership = membership();
+    // Its record is of before it moved to where it is, and another one has its share meanwhile.
+    let own = vtep(0).ip();
+    put(&mut membership, Node { pod_cidrs: node(0).pod_cidrs, ..node(1) });
+    put(&mut membership, Node { addresses: vec![own], ..node(2) });
+    put(&mut membership, Node { vtep: vtep(5), addresses: Vec::new(), ..node(0) });
+    let net = format!("{own}/32");
+    assert_eq!(route_of(&membership.view(), &net), Some(vtep(2)));
+    delete(&mut membership, 1, 1);
+    let view = membership.view();
+    assert!(view.own.is_some());
+    assert_eq!(route_of(&view, &net), None);
+    assert!(is_alarmed(&view, &key(2), &own.to_string()), "{:?}", view.alarms);
+}
+
+#[test]
 fn two_that_swap_their_addresses_end_up_swapped() {
     let mut membership = membership();
     membership.apply(listed(&[node(1), node(2)]), at(0));
