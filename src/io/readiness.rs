@@ -68,6 +68,11 @@ impl Events {
         self.len == 0
     }
 
+    /// Forgets what the last wait found.
+    pub const fn clear(&mut self) {
+        self.len = 0;
+    }
+
     /// What the last wait found.
     pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
         self.raw.iter().take(self.len).map(|raw| Event {

@@ -76,7 +76,7 @@ fn receive_all(sockets: &UnderlaySockets, worker: usize) -> Vec<Message> {
     let mut receiver = Receiver::new();
     let mut messages = Vec::new();
     loop {
-        let batch = receiver.receive(sockets.receive(worker).unwrap()).unwrap();
+        let batch = receiver.receive(sockets.receive(worker).unwrap(), sys::RECEIVE_BATCH).unwrap();
         if batch.is_empty() {
             return messages;
         }
@@ -133,7 +133,7 @@ fn decap_all(sockets: &UnderlaySockets) -> Collected {
     let mut collected = Collected::default();
     let mut receiver = Receiver::new();
     loop {
-        let batch = receiver.receive(sockets.receive(0).unwrap()).unwrap();
+        let batch = receiver.receive(sockets.receive(0).unwrap(), sys::RECEIVE_BATCH).unwrap();
         if batch.is_empty() {
             return collected;
         }

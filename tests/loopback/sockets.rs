@@ -293,7 +293,7 @@ fn a_multicast_group_is_received_by_the_one_socket_that_joined() {
         (0..5).for_each(|i| sender.push_plain(&[to(joined.local())], i, &frame(100, i as u8)));
         assert!(sender.flush().iter().all(|outcome| outcome.result.is_ok()));
         let mut receiver = Receiver::new();
-        let batch = receiver.receive(&joined).unwrap();
+        let batch = receiver.receive(&joined, sys::RECEIVE_BATCH).unwrap();
         assert_eq!(batch.len(), 5);
         assert_eq!(receive_all(&sockets, 0).len() + receive_all(&sockets, 1).len(), 0);
     });

@@ -23,7 +23,7 @@ const MERGE: Merge = Merge { tcp: true, udp: true, adopt: None };
 
 /// Why no more was read.
 pub(super) enum Fill {
-    /// The arena is full, or the budget is used up.
+    /// The arena is full, a superframe was forwarded, or the budget is used up.
     Full,
     /// The queue has nothing more.
     Empty,
@@ -57,6 +57,7 @@ impl Arrivals<'_, '_> {
             }
             let Some(room) = free.get_mut(..READ_SIZE) else { break Fill::Full };
             let mut cost = 1;
+            let mut whole = false;
             match queue.read(room) {
                 ReadOutcome::Frame(len) => {
                     stats.units.add(1);
@@ -65,7 +66,7 @@ impl Arrivals<'_, '_> {
                     if len > READ_SIZE / 16 {
                         cost = SUPERFRAME;
                     }
-                    self.take(bytes, &mut joined);
+                    whole = self.take(bytes, &mut joined);
                 }
                 ReadOutcome::Again => break Fill::Empty,
                 ReadOutcome::Runt => self.refuse(0, DropReason::VnetTruncated),
@@ -78,18 +79,26 @@ impl Arrivals<'_, '_> {
             }
             cost += std::mem::take(&mut self.outputs.spent);
             *budget = budget.saturating_sub(cost);
+            if whole {
+                // Nothing is held: the next one comes to lie where this one did, which the cache has.
+                break Fill::Full;
+            }
         };
         joined.finish(&mut |frame| self.forward(&frame));
         end
     }
 
-    /// Makes a frame of what was read, and forwards what cannot be joined any further.
+    /// Makes a frame of what was read, and forwards what cannot be joined any further. Returns whether
+    /// that was a superframe, so that all that was read before is forwarded, too.
     #[inline]
-    fn take<'f>(&mut self, bytes: &'f mut [u8], joined: &mut Coalescer<'f>) {
+    fn take<'f>(&mut self, bytes: &'f mut [u8], joined: &mut Coalescer<'f>) -> bool {
         let len = bytes.len().saturating_sub(VNET_LEN);
         let (frame, offload) = match split(bytes) {
             Ok(parts) => parts,
-            Err(error) => return self.refuse(len, vnet_reason(&error)),
+            Err(error) => {
+                self.refuse(len, vnet_reason(&error));
+                return false;
+            }
         };
         let trust = match (offload.gso, offload.checksum) {
             (None, Checksum::Done) => Trust::Verify,
@@ -97,10 +106,12 @@ impl Arrivals<'_, '_> {
             (None, Checksum::Vouched) | (Some(_), _) => {
                 // Perhaps of a flow that is held: it must not overtake.
                 joined.finish(&mut |frame| self.forward(&frame));
-                return self.forward(&Contiguous::new(frame, offload).frame());
+                self.forward(&Contiguous::new(frame, offload).frame());
+                return true;
             }
         };
         joined.push(frame, trust, &mut |frame| self.forward(&frame));
+        false
     }
 
     #[inline]

@@ -9,6 +9,7 @@
 mod arrivals;
 mod outputs;
 mod ports;
+mod recent;
 mod spin;
 mod stats;
 mod turn;
@@ -191,6 +192,7 @@ impl Handle {
             destinations: Vec::new(),
             reported: Tick(0),
             spin: spin::Spin::new(shared.spin),
+            recent: recent::Recent::default(),
         };
         let run = move || {
             let _whole = WholeOrNothing;
@@ -252,6 +254,7 @@ struct Worker {
     /// When the engine's events were last passed on.
     reported: Tick,
     spin: spin::Spin,
+    recent: recent::Recent,
 }
 
 #[cfg(test)]

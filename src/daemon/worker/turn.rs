@@ -14,12 +14,15 @@ use super::arrivals::{self, Arrivals, Fill};
 use super::outputs::{Outputs, flush};
 use super::underlay::{self, Underlay};
 use super::{News, Order, Worker};
-use crate::io::readiness::{Event, Events, Interest, Readiness, Token};
+use crate::io::readiness::{Events, Interest, Readiness, Token};
 
 /// What a turn may cost per port: reading a frame counts one, a superframe eight, and writing to a
 /// port four, so that at most 64 frames or 8 superframes are taken before the next descriptor has
 /// its turn, and fewer of what is dear.
 const BUDGET: u32 = 64;
+
+/// Messages in one turn for one socket of the underlay, each up to a train of 64 KiB.
+const MESSAGES: usize = 16;
 
 /// Milliseconds between two reports of what the engine noticed.
 const REPORT_MS: u64 = 100;
@@ -74,31 +77,21 @@ impl Worker {
         let mut events = Events::new();
         let counters = Arc::clone(self.engine.counters());
         loop {
-            let patience = if self.spin.looking() { Some(Duration::ZERO) } else { self.patience() };
-            if let Err(error) = self.readiness.wait(&mut events, patience) {
-                self.tell(News::Failed(self.id, error));
-                return;
-            }
-            if events.is_empty() && self.spin.looking() {
-                thread::yield_now();
-                self.spin.missed(self.clock.nanos());
-                continue;
-            }
-            let nanos = self.clock.nanos();
+            let nanos = match self.look(&mut events, &counters, &mut buffer) {
+                Ok(Some(nanos)) => nanos,
+                Ok(None) => {
+                    thread::yield_now();
+                    self.spin.missed(self.clock.nanos());
+                    continue;
+                }
+                Err(error) => {
+                    self.tell(News::Failed(self.id, error));
+                    return;
+                }
+            };
             self.spin.came(nanos);
             let now = Clock::tick_of(nanos);
-            let topology = Arc::clone(self.engine.topology());
-            let mut ordered = false;
-            for event in events.iter() {
-                match Kind::of(event.token) {
-                    Some((Kind::Waker, _)) => ordered = true,
-                    Some((kind, index)) => {
-                        let turn = Turn { now, topology: &topology, counters: &counters };
-                        self.serve(&turn, kind, index, event, &mut buffer);
-                    }
-                    None => {}
-                }
-            }
+            let ordered = self.serve_all(now, &counters, &events, &mut buffer);
             if let Some(underlay) = &mut self.underlay {
                 flush(&counters, &mut underlay.tx);
             }
@@ -112,30 +105,106 @@ impl Worker {
         }
     }
 
-    /// Serves one descriptor, up to its bound.
+    /// Waits for something to do, or while traffic is lively only looks for it. Returns when it was
+    /// found, and in `events` what is still to be done; `None` when there was nothing.
     #[inline]
-    fn serve(&mut self, turn: &Turn<'_>, kind: Kind, index: u32, event: Event, buffer: &mut [u8]) {
+    fn look(
+        &mut self,
+        events: &mut Events,
+        counters: &Counters,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<u64>> {
+        let looking = self.spin.looking();
+        if looking && self.recent.glance() {
+            events.clear();
+            let nanos = self.clock.nanos();
+            return Ok(self.glance(nanos, counters, buffer).then_some(nanos));
+        }
+        let patience = if looking { Some(Duration::ZERO) } else { self.patience() };
+        self.readiness.wait(events, patience)?;
+        if looking && events.is_empty() {
+            self.recent.silent();
+            return Ok(None);
+        }
+        Ok(Some(self.clock.nanos()))
+    }
+
+    /// Serves what epoll has found. Returns whether there are orders.
+    fn serve_all(
+        &mut self,
+        now: Tick,
+        counters: &Counters,
+        events: &Events,
+        buffer: &mut [u8],
+    ) -> bool {
+        let topology = Arc::clone(self.engine.topology());
+        let turn = Turn { now, topology: &topology, counters, share: Share::Full };
+        let mut ordered = false;
+        for event in events.iter() {
+            match Kind::of(event.token) {
+                Some((Kind::Waker, _)) => ordered = true,
+                Some((kind, index)) => {
+                    let found = self.serve(&turn, kind, index, event.error, buffer);
+                    if found {
+                        self.recent.heard(event.token);
+                    }
+                }
+                None => {}
+            }
+        }
+        ordered
+    }
+
+    /// Takes the first frame or so from where they came from last, without asking epoll. Returns
+    /// whether there was one.
+    #[inline]
+    fn glance(&mut self, nanos: u64, counters: &Counters, buffer: &mut [u8]) -> bool {
+        let topology = Arc::clone(self.engine.topology());
+        let now = Clock::tick_of(nanos);
+        let turn = Turn { now, topology: &topology, counters, share: Share::First };
+        let mut found = false;
+        for (kind, index) in self.recent.tokens().filter_map(Kind::of) {
+            found |= self.serve(&turn, kind, index, false, buffer);
+        }
+        if found {
+            self.recent.found();
+        }
+        found
+    }
+
+    /// Serves one descriptor, up to its share. Returns whether frames came from it.
+    #[inline]
+    fn serve(
+        &mut self,
+        turn: &Turn<'_>,
+        kind: Kind,
+        index: u32,
+        error: bool,
+        buffer: &mut [u8],
+    ) -> bool {
         match kind {
-            Kind::Waker => {}
+            Kind::Waker => false,
             Kind::Port => self.serve_port(turn, port_of(index), buffer),
             Kind::Receive => self.serve_underlay(turn, None),
             Kind::Group => self.serve_underlay(turn, usize::try_from(index).ok()),
-            Kind::Sender if event.error => {
+            Kind::Sender if error => {
                 if let (Some(underlay), Ok(bucket)) = (&self.underlay, usize::try_from(index)) {
                     let (engine, newsroom, stats) = (&self.engine, &self.newsroom, &self.stats);
                     underlay::take_errors(engine, underlay, bucket, newsroom, stats);
                 }
+                false
             }
-            Kind::Sender => {}
+            Kind::Sender => false,
         }
     }
 
-    fn serve_port(&mut self, turn: &Turn<'_>, port: PortId, buffer: &mut [u8]) {
+    fn serve_port(&mut self, turn: &Turn<'_>, port: PortId, buffer: &mut [u8]) -> bool {
         let Self { engine, ports, underlay, destinations, stats, .. } = self;
-        let Some(queue) = ports.get(port) else { return };
+        let Some(queue) = ports.get(port) else { return false };
         let tx = underlay.as_mut().map(|underlay| (&mut underlay.tx, underlay.end.outer));
         let mut outputs = turn.outputs(ports, tx, destinations);
-        let mut budget = BUDGET;
+        let share = turn.share.of_port();
+        let mut budget = share;
         let end = loop {
             let mut arrivals = Arrivals { now: turn.now, engine, port, outputs: &mut outputs };
             match arrivals.fill(queue, buffer, &mut budget, stats) {
@@ -147,20 +216,25 @@ impl Worker {
             self.detach(port);
             self.tell(News::PortGone(port, errno));
         }
+        budget < share
     }
 
-    fn serve_underlay(&mut self, turn: &Turn<'_>, group: Option<usize>) {
+    fn serve_underlay(&mut self, turn: &Turn<'_>, group: Option<usize>) -> bool {
         let Self { engine, ports, underlay, destinations, stats, .. } = self;
-        let Some(Underlay { end, receiver, tx }) = underlay else { return };
+        let Some(Underlay { end, receiver, tx }) = underlay else { return false };
         let socket = match group {
             None => end.sockets.receive(usize::try_from(self.id).unwrap_or(usize::MAX)),
             Some(group) => end.groups.get(group).map(|socket| &**socket),
         };
-        let Some(socket) = socket else { return };
+        let Some(socket) = socket else { return false };
         let mut outputs = turn.outputs(ports, Some((tx, end.outer)), destinations);
-        let served = underlay::drain(turn.now, engine, receiver, socket, &mut outputs, stats);
-        if let Err(error) = served {
-            self.tell(News::Failed(self.id, error));
+        let most = turn.share.of_underlay();
+        match underlay::drain(turn.now, engine, receiver, socket, most, &mut outputs, stats) {
+            Ok(taken) => taken > 0,
+            Err(error) => {
+                self.tell(News::Failed(self.id, error));
+                false
+            }
         }
     }
 
@@ -287,11 +361,37 @@ impl Worker {
     }
 }
 
+/// How much of what waits a descriptor may have taken.
+#[derive(Clone, Copy)]
+enum Share {
+    /// Up to the bound of a turn.
+    Full,
+    /// What came first: it is on its way before anybody asks whether there is more.
+    First,
+}
+
+impl Share {
+    const fn of_port(self) -> u32 {
+        match self {
+            Self::Full => BUDGET,
+            Self::First => 1,
+        }
+    }
+
+    const fn of_underlay(self) -> usize {
+        match self {
+            Self::Full => MESSAGES,
+            Self::First => 1,
+        }
+    }
+}
+
 /// What stays the same during one turn.
 struct Turn<'t> {
     now: Tick,
     topology: &'t Topology,
     counters: &'t Counters,
+    share: Share,
 }
 
 impl<'t> Turn<'t> {

@@ -10,13 +10,9 @@ use switch::{DropReason, Engine, Outer, Weight};
 use super::outputs::Outputs;
 use super::stats::Stats;
 use super::{News, Newsroom, UnderlayEnd};
-use crate::io::sys::RECEIVE_BATCH;
 use crate::io::underlay::{
     Decap, Inner, Origin, PeerError, PeerErrorKind, ReceiveSocket, Receiver, TxBatch, errqueue,
 };
-
-/// Receive calls in one turn for one socket: 16 messages, each up to a train of 64 KiB.
-const CALLS: usize = 2;
 
 /// The underlay of one worker.
 pub(super) struct Underlay {
@@ -33,7 +29,7 @@ impl Underlay {
     }
 }
 
-/// Takes in what `socket` has, up to the bound of a turn.
+/// Takes in what `socket` has, up to `most` messages, and returns how many came.
 ///
 /// # Errors
 /// When the socket is of no use any more.
@@ -42,13 +38,16 @@ pub(super) fn drain(
     engine: &mut Engine,
     receiver: &mut Receiver,
     socket: &ReceiveSocket,
+    most: usize,
     outputs: &mut Outputs<'_>,
     stats: &Stats,
-) -> std::io::Result<()> {
+) -> std::io::Result<usize> {
     let merge = Merge { tcp: true, udp: true, adopt: Some(engine.topology().overlay_mtu()) };
-    for _ in 0..CALLS {
-        let batch = receiver.receive(socket)?;
-        let full = batch.len() == RECEIVE_BATCH;
+    let mut taken = 0;
+    while taken < most {
+        let batch = receiver.receive(socket, most - taken)?;
+        let more = batch.may_be_more();
+        taken += batch.len();
         let mut arrivals = Arrivals { now, engine, outputs, stats };
         let mut decap = Decap::new(merge);
         for received in batch.iter() {
@@ -61,11 +60,11 @@ pub(super) fn drain(
             }
         }
         decap.finish(&mut arrivals);
-        if !full {
+        if !more {
             break;
         }
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// Frames on their way from a train to the engine.

@@ -11,6 +11,11 @@ use crate::io::sys::{self, Incoming, RECEIVE_BATCH};
 /// Bytes for each message: no UDP payload, and no train of them, is longer than 65,527 bytes.
 pub const RECEIVE_SIZE: usize = 64 << 10;
 
+/// Bytes from which on messages are long.
+const LONG: usize = RECEIVE_SIZE / 4;
+/// Long messages that are received at once.
+const LONG_BATCH: usize = 2;
+
 // Bounded memory: this is all that a worker's receiver holds, small enough to stay in the cache.
 const _: () = assert!(RECEIVE_BATCH * RECEIVE_SIZE <= 512 << 10);
 
@@ -34,13 +39,20 @@ pub struct Received<'a> {
 pub struct Batch<'a> {
     arena: &'a [u8],
     messages: &'a [Incoming],
+    room: usize,
 }
 
 impl<'a> Batch<'a> {
-    /// How many messages there are. [`RECEIVE_BATCH`] means that more may be waiting.
+    /// How many messages there are.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.messages.len()
+    }
+
+    /// Whether all room was used, so that more may be waiting.
+    #[must_use]
+    pub const fn may_be_more(&self) -> bool {
+        self.messages.len() == self.room
     }
 
     /// Whether there is none.
@@ -69,6 +81,8 @@ impl<'a> Batch<'a> {
 pub struct Receiver {
     arena: Box<[u8]>,
     messages: [Incoming; RECEIVE_BATCH],
+    /// Messages for which the next call makes room.
+    room: usize,
 }
 
 impl Receiver {
@@ -76,17 +90,19 @@ impl Receiver {
     #[must_use]
     pub fn new() -> Self {
         let arena = vec![0; RECEIVE_BATCH * RECEIVE_SIZE].into_boxed_slice();
-        Self { arena, messages: [Incoming::default(); RECEIVE_BATCH] }
+        Self { arena, messages: [Incoming::default(); RECEIVE_BATCH], room: RECEIVE_BATCH }
     }
 
-    /// Receives what is there, up to [`RECEIVE_BATCH`] messages. An empty batch says that there is
-    /// nothing, or that a stray error was taken off the socket.
+    /// Receives what is there, up to `most` messages, and not many more than there were last time.
+    /// An empty batch says that there is nothing, or that a stray error was taken off the socket.
     ///
     /// # Errors
     /// Only what makes the socket useless.
-    pub fn receive(&mut self, socket: &ReceiveSocket) -> io::Result<Batch<'_>> {
+    pub fn receive(&mut self, socket: &ReceiveSocket, most: usize) -> io::Result<Batch<'_>> {
+        let room = self.room.min(most);
         let count = loop {
-            let Self { arena, messages } = self;
+            let Self { arena, messages, .. } = self;
+            let arena = arena.get_mut(..room * RECEIVE_SIZE).unwrap_or_default();
             match sys::receive_batch(socket.as_fd(), arena, RECEIVE_SIZE, messages) {
                 Ok(count) => break count,
                 Err(error) => match classify(Operation::UnderlayReceive, &error) {
@@ -97,8 +113,18 @@ impl Receiver {
             }
         };
         let messages = self.messages.get(..count).unwrap_or(&self.messages);
-        Ok(Batch { arena: &self.arena, messages })
+        self.room = next_room(room, messages);
+        Ok(Batch { arena: &self.arena, messages, room })
     }
+}
+
+/// For how many messages the next call makes room, which takes time for each. Long trains are taken
+/// two at a time: what they are copied to stays in the processor's cache.
+fn next_room(room: usize, messages: &[Incoming]) -> usize {
+    let bytes: usize = messages.iter().map(|message| message.len).sum();
+    let most = if bytes > messages.len() * LONG { LONG_BATCH } else { RECEIVE_BATCH };
+    let wanted = if messages.len() == room { 2 * room } else { messages.len() + 1 };
+    wanted.min(most)
 }
 
 impl Default for Receiver {
