@@ -132,3 +132,21 @@ impl Default for Receiver {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_follows_what_came() {
+        let came = |room, count: usize, len| {
+            next_room(room, &vec![Incoming { len, ..Incoming::default() }; count])
+        };
+        assert_eq!(came(RECEIVE_BATCH, 0, 0), 1, "nothing");
+        assert_eq!(came(1, 1, 100), 2, "all room was used");
+        assert_eq!(came(4, 1, 100), 2, "and one for good measure");
+        assert_eq!(came(RECEIVE_BATCH, RECEIVE_BATCH, 100), RECEIVE_BATCH);
+        assert_eq!(came(RECEIVE_BATCH, RECEIVE_BATCH, RECEIVE_SIZE), LONG_BATCH, "long trains");
+        assert_eq!(came(LONG_BATCH, LONG_BATCH, 100), 4, "and no more of them");
+    }
+}
