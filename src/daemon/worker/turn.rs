@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use fdb::{PortId, Tick};
-use switch::{Counters, Topology};
+use switch::{Counters, Engine, Topology};
 
 use super::super::clock::Clock;
 use super::arrivals::{self, Arrivals, Fill};
@@ -75,9 +75,9 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut buffer = vec![0; arrivals::ARENA].into_boxed_slice();
         let mut events = Events::new();
-        let counters = Arc::clone(self.engine.counters());
+        let mut steady = Steady::of(&self.engine);
         loop {
-            let nanos = match self.look(&mut events, &counters, &mut buffer) {
+            let nanos = match self.look(&mut events, &steady, &mut buffer) {
                 Ok(Some(nanos)) => nanos,
                 Ok(None) => {
                     thread::yield_now();
@@ -91,13 +91,16 @@ impl Worker {
             };
             self.spin.came(nanos);
             let now = Clock::tick_of(nanos);
-            let ordered = self.serve_all(now, &counters, &events, &mut buffer);
+            let ordered = self.serve_all(now, &steady, &events, &mut buffer);
             if let Some(underlay) = &mut self.underlay {
-                flush(&counters, &mut underlay.tx);
+                flush(&steady.counters, &mut underlay.tx);
             }
             self.report(now);
-            if ordered && !self.obey() {
-                return;
+            if ordered {
+                if !self.obey() {
+                    return;
+                }
+                steady = Steady::of(&self.engine);
             }
             // Counted when the bell is silent again: whoever sees this turn and rings gets another.
             self.stats.turns.add(1);
@@ -111,14 +114,14 @@ impl Worker {
     fn look(
         &mut self,
         events: &mut Events,
-        counters: &Counters,
+        steady: &Steady,
         buffer: &mut [u8],
     ) -> io::Result<Option<u64>> {
         let looking = self.spin.looking();
         if looking && self.recent.glance() {
             events.clear();
             let nanos = self.clock.nanos();
-            return Ok(self.glance(nanos, counters, buffer).then_some(nanos));
+            return Ok(self.glance(nanos, steady, buffer).then_some(nanos));
         }
         let patience = if looking { Some(Duration::ZERO) } else { self.patience() };
         self.readiness.wait(events, patience)?;
@@ -133,12 +136,11 @@ impl Worker {
     fn serve_all(
         &mut self,
         now: Tick,
-        counters: &Counters,
+        steady: &Steady,
         events: &Events,
         buffer: &mut [u8],
     ) -> bool {
-        let topology = Arc::clone(self.engine.topology());
-        let turn = Turn { now, topology: &topology, counters, share: Share::Full };
+        let turn = Turn { now, steady, share: Share::Full };
         let mut ordered = false;
         for event in events.iter() {
             match Kind::of(event.token) {
@@ -158,10 +160,8 @@ impl Worker {
     /// Takes the first frame or so from where they came from last, without asking epoll. Returns
     /// whether there was one.
     #[inline]
-    fn glance(&mut self, nanos: u64, counters: &Counters, buffer: &mut [u8]) -> bool {
-        let topology = Arc::clone(self.engine.topology());
-        let now = Clock::tick_of(nanos);
-        let turn = Turn { now, topology: &topology, counters, share: Share::First };
+    fn glance(&mut self, nanos: u64, steady: &Steady, buffer: &mut [u8]) -> bool {
+        let turn = Turn { now: Clock::tick_of(nanos), steady, share: Share::First };
         let mut found = false;
         for (kind, index) in self.recent.tokens().filter_map(Kind::of) {
             found |= self.serve(&turn, kind, index, false, buffer);
@@ -386,11 +386,23 @@ impl Share {
     }
 }
 
+/// What stays the same until there are orders. Held apart from the engine, so that a turn can lend it
+/// while the engine works, without touching reference counts that other workers share.
+struct Steady {
+    topology: Arc<Topology>,
+    counters: Arc<Counters>,
+}
+
+impl Steady {
+    fn of(engine: &Engine) -> Self {
+        Self { topology: Arc::clone(engine.topology()), counters: Arc::clone(engine.counters()) }
+    }
+}
+
 /// What stays the same during one turn.
 struct Turn<'t> {
     now: Tick,
-    topology: &'t Topology,
-    counters: &'t Counters,
+    steady: &'t Steady,
     share: Share,
 }
 
@@ -405,7 +417,7 @@ impl<'t> Turn<'t> {
     where
         't: 'w,
     {
-        let (topology, counters) = (self.topology, self.counters);
+        let Steady { topology, counters } = self.steady;
         Outputs { topology, counters, ports, underlay, destinations, spent: 0 }
     }
 }
