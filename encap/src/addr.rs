@@ -129,6 +129,48 @@ impl StationMac {
     }
 }
 
+/// A [`StationMac`] as one number. Compilers take six octets apart and put them together again wherever
+/// they pass, for a fifth of what a frame costs; this they leave alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StationBits(u64);
+
+impl StationBits {
+    /// The address in the lower 48 bits, its first octet lowest; `None` if it is no station's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(bits: u64) -> Option<Self> {
+        const GROUP: u64 = 1;
+        let bits = bits & 0xffff_ffff_ffff;
+        if bits & GROUP != 0 || bits == 0 { None } else { Some(Self(bits)) }
+    }
+
+    /// The 48 bits, the first octet lowest.
+    #[must_use]
+    #[inline(always)]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The address.
+    #[must_use]
+    pub const fn mac(self) -> StationMac {
+        let [a, b, c, d, e, f, _, _] = self.0.to_le_bytes();
+        StationMac(MacAddr([a, b, c, d, e, f]))
+    }
+}
+
+impl From<StationMac> for StationBits {
+    fn from(StationMac(MacAddr([a, b, c, d, e, f])): StationMac) -> Self {
+        Self(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
+    }
+}
+
+impl fmt::Debug for StationBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mac().fmt(f)
+    }
+}
+
 /// The address is a group address or all zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is the address of no single station")]

@@ -1,13 +1,13 @@
 //! The Ethernet header with its tags.
 
 use crate::vlan::{TAG_LEN, Tag};
-use crate::{EtherType, MacAddr};
+use crate::{EtherType, MacAddr, StationBits};
 
 /// Bytes of an untagged Ethernet header, also the shortest frame that can be forwarded.
 pub const HEADER_LEN: usize = 14;
 
 /// Bytes of the two addresses.
-const MACS_LEN: usize = 12;
+pub(crate) const MACS_LEN: usize = 12;
 
 /// Tags that are looked behind for layer 3; a third one makes the frame's payload opaque.
 const TAGS_MAX: usize = 2;
@@ -89,6 +89,32 @@ impl Ethernet {
             }
         }
         Ok(self)
+    }
+}
+
+/// What nearly every frame begins with: no tag, and the addresses of two stations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// Destination.
+    pub dst: StationBits,
+    /// Source.
+    pub src: StationBits,
+    /// What follows the header.
+    pub ethertype: EtherType,
+}
+
+impl Plain {
+    /// Reads the header of a frame that begins so; `None` for all others, among them what is no frame.
+    #[inline(always)]
+    #[must_use]
+    pub fn parse(head: &[u8]) -> Option<Self> {
+        let head = head.first_chunk::<HEADER_LEN>()?;
+        // Two loads of eight bytes, which overlap.
+        let first = u64::from_le_bytes(*head.first_chunk()?);
+        let second = u64::from_le_bytes(*head.last_chunk()?);
+        let ethertype = EtherType(((second >> 48) as u16).swap_bytes());
+        let (dst, src) = (StationBits::new(first)?, StationBits::new(second)?);
+        (!ethertype.is_tag()).then_some(Self { dst, src, ethertype })
     }
 }
 

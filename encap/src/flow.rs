@@ -1,7 +1,7 @@
 //! Which flow a frame belongs to, as one number.
 
-use crate::MacAddr;
-use crate::ethernet::Ethernet;
+use crate::EtherType;
+use crate::ethernet::{Ethernet, MACS_LEN};
 use crate::inet::Inet;
 
 /// A hash of the inner flow: MAC addresses and EtherType, IP addresses and protocol, and ports
@@ -24,21 +24,26 @@ impl FlowHash {
     #[must_use]
     pub fn of(head: &[u8], seed: u64) -> Self {
         match Ethernet::parse(head) {
-            Ok(ethernet) => Self::with(head, &ethernet, Inet::at(head, &ethernet).as_ref(), seed),
+            Ok(ethernet) => {
+                Self::with(head, ethernet.l3_type, Inet::at(head, &ethernet).as_ref(), seed)
+            }
             Err(_) => finish(seed),
         }
     }
 
-    /// The same for a head that was dissected already.
+    /// The same for a head that was dissected already, and has this behind its tags.
     #[must_use]
     #[inline]
-    pub fn with(head: &[u8], ethernet: &Ethernet, inet: Option<&Inet>, seed: u64) -> Self {
+    pub fn with(head: &[u8], l3_type: EtherType, inet: Option<&Inet>, seed: u64) -> Self {
         let [k0, k1, k2, k3] = KEYS;
-        let mac = |mac: MacAddr| mac.to_bits() << 16;
-        let mut state = fold(
-            seed ^ k0 ^ mac(ethernet.dst) ^ u64::from(ethernet.l3_type.0),
-            k1 ^ mac(ethernet.src) ^ inet.map_or(0, |inet| u64::from(inet.proto)),
-        );
+        let Some(macs) = head.first_chunk::<MACS_LEN>() else { return finish(seed) };
+        let mut first = [0; 8];
+        let mut last = [0; 4];
+        first.copy_from_slice(&macs[..8]);
+        last.copy_from_slice(&macs[8..]);
+        let kind = u32::from(l3_type.0) << 8 | inet.map_or(0, |inet| u32::from(inet.proto));
+        let rest = u64::from(u32::from_le_bytes(last)) << 32 | u64::from(kind);
+        let mut state = fold(seed ^ k0 ^ u64::from_le_bytes(first), k1 ^ rest);
         let Some(inet) = inet else { return finish(state) };
         let addresses = inet.address_bytes(head);
         let (pairs, rest) = addresses.as_chunks::<16>();

@@ -84,9 +84,16 @@ impl Inet {
     #[must_use]
     #[inline]
     pub fn at(head: &[u8], ethernet: &Ethernet) -> Option<Self> {
-        match ethernet.l3_type {
-            EtherType::IPV4 => Self::v4(head, ethernet.l3),
-            EtherType::IPV6 => Self::v6(head, ethernet.l3),
+        Self::behind(head, ethernet.l3_type, ethernet.l3)
+    }
+
+    /// The same for a head whose layer 3 is known to be of this type and to begin here.
+    #[must_use]
+    #[inline]
+    pub fn behind(head: &[u8], l3_type: EtherType, l3: usize) -> Option<Self> {
+        match l3_type {
+            EtherType::IPV4 => Self::v4(head, l3),
+            EtherType::IPV6 => Self::v6(head, l3),
             _ => None,
         }
     }

@@ -33,14 +33,14 @@ pub mod vnet;
 pub mod vxlan;
 
 pub use addr::{
-    EtherType, MacAddr, MacParseError, NoStation, StationMac, VlanId, VlanOutOfRange, Vni,
-    VniOutOfRange,
+    EtherType, MacAddr, MacParseError, NoStation, StationBits, StationMac, VlanId, VlanOutOfRange,
+    Vni, VniOutOfRange,
 };
 pub use adopt::{Train, adopt_partial};
 pub use arp::{Arp, ArpOp, Neighbour, NeighbourKind};
 pub use coalesce::{Coalescer, Merge, SLICES, Trust};
 pub use ecn::Ecn;
-pub use ethernet::{Ethernet, EthernetError};
+pub use ethernet::{Ethernet, EthernetError, Plain};
 pub use flow::FlowHash;
 pub use frame::{Checksum, Contiguous, Frame, Gso, GsoKind, HEAD_MAX, Offload};
 pub use head::{HEADROOM, Head, NoRoom};

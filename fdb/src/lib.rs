@@ -42,6 +42,7 @@ mod sweep;
 mod table;
 mod totals;
 mod types;
+mod view;
 mod weights;
 mod word;
 
@@ -50,3 +51,4 @@ pub use limits::{Damping, SegmentLimits, Settings};
 pub use outcome::{Counts, Expired, Insert, Learn, Lookup, Refusal, Row, Scope, Totals};
 pub use reader::Reader;
 pub use types::{Dest, Origin, PortId, SegmentId, Tick, VtepId};
+pub use view::{Foreseen, View};

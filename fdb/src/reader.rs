@@ -8,8 +8,9 @@ use crate::epoch::Held;
 use crate::learn::Arrival;
 use crate::shard::{SHARDS, Shards};
 use crate::table::Table;
+use crate::view::View;
 use crate::word::{Key, Stamp, Word};
-use crate::{Dest, Fdb, Learn, Lookup, PortId, Refusal, SegmentId, Tick};
+use crate::{Dest, Fdb, Learn, Lookup, Refusal, SegmentId, Tick};
 
 /// A worker's own view of the table: one per thread.
 ///
@@ -27,29 +28,22 @@ pub struct Reader {
 
 /// That a station is known at a place, by the contract of [`Fdb::generation`], for what is left of
 /// a tenth of a second.
-#[derive(Clone, Copy, Debug)]
-struct Known {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
     /// Zero, which is no station's, for none.
     key: u64,
-    dest: Dest,
+    /// As [`Word::place`].
+    place: u64,
     generation: u32,
     stamp: Stamp,
 }
 
 impl Known {
-    const NOBODY: Self = Self {
-        key: 0,
-        dest: Dest::Port(PortId { slot: 0, generation: 0 }),
-        generation: 0,
-        stamp: Stamp::of(Tick(0)),
-    };
+    const NOBODY: Self = Self { key: 0, place: 0, generation: 0, stamp: Stamp::of(Tick(0)) };
 
     #[inline]
-    fn is(&self, key: Key, dest: Dest, generation: u32, stamp: Stamp) -> bool {
-        self.key == key.raw()
-            && self.generation == generation
-            && self.stamp == stamp
-            && self.dest == dest
+    pub(crate) const fn at(key: Key, dest: Dest, generation: u32, stamp: Stamp) -> Self {
+        Self { key: key.raw(), place: Word::place(dest), generation, stamp }
     }
 }
 
@@ -104,19 +98,31 @@ impl Reader {
         let key = Key::new(id, mac);
         // The generation before the table: what is read there is no older than it.
         let (generation, stamp) = (segment.hot.generation(), Stamp::of(now));
-        if self.known.is(key, dest, generation, stamp) {
+        let known = Known::at(key, dest, generation, stamp);
+        if self.known == known {
             return Learn::Known;
         }
         let hash = fdb.shards.hash(key);
         let word = read(&mut self.tables, &fdb.shards, hash, key);
         if let Some(learn) = segment.hot.learn_unwritten(word, dest, stamp) {
             if learn == Learn::Known {
-                self.known = Known { key: key.raw(), dest, generation, stamp };
+                self.known = known;
             }
             return fdb.tally.tell(learn);
         }
         let (tables, arrival) = (&mut self.tables, Arrival { key, hash, dest, now });
         fdb.learn_written(segment, arrival, word, || read(tables, &fdb.shards, hash, key))
+    }
+
+    /// The table as it is now, for some frames of one segment; `None` if it does not learn.
+    #[inline(always)]
+    pub fn view(&mut self, id: SegmentId, now: Tick) -> Option<View<'_>> {
+        let Self { fdb, tables, known } = self;
+        let hot = &fdb.segments.get(id).filter(|segment| segment.hot.learning())?.hot;
+        // As in `learn`: the generation first.
+        let generation = hot.generation();
+        let tables = tables.current(fdb.shards.epoch(), || load(&fdb.shards));
+        Some(View { fdb, hot, tables, known, id, generation, stamp: Stamp::of(now) })
     }
 
     /// Lets go of tables that have been replaced.
@@ -139,7 +145,7 @@ mod tests {
         let before: Vec<Table> = fdb.shards.tables().collect();
         for n in 0..SegmentLimits::default().max_macs.into() {
             let mac = MacAddr::from_bits(0x0200_0000_0000 | n).station().unwrap();
-            fdb.learn(SegmentId(1), mac, Known::NOBODY.dest, Tick(0));
+            fdb.learn(SegmentId(1), mac, crate::Dest::Port(crate::PortId { slot: 0, generation: 0 }), Tick(0));
         }
         let holders = || before.iter().map(Table::holders).max();
         assert_eq!(holders(), Some(2), "this test, and the reader");

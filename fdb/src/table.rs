@@ -147,8 +147,13 @@ impl<C: Cell> Bucket<C> {
     /// The word of a key, or that it has none in the table.
     #[inline]
     fn read(&self, key: Key) -> Result<Word, TurnedAway> {
+        self.read_since(self.state(), key)
+    }
+
+    /// The same by someone who took the state some time ago.
+    #[inline(always)]
+    fn read_since(&self, mut before: State, key: Key) -> Result<Word, TurnedAway> {
         loop {
-            let before = self.state();
             let found = self.among(key.raw());
             if found == 0 {
                 return if before.turned_away() { Err(TurnedAway) } else { Ok(Word::DEAD) };
@@ -156,9 +161,11 @@ impl<C: Cell> Bucket<C> {
             // One, two or four; more than one bit if the key changed slots between two of the
             // comparisons. Whichever word is taken then, the changes say so.
             let word = Word::from_raw(self.words[(found >> 1).min(WAYS - 1)].get());
-            if self.state().changes() == before.changes() {
+            let after = self.state();
+            if after.changes() == before.changes() {
                 return Ok(word);
             }
+            before = after;
         }
     }
 
@@ -191,6 +198,29 @@ impl<C: Cell> Bucket<C> {
             1 => self.nodes.set((nodes & 0xffff_ffff) | (node64 << 32)),
             _ => self.state.set(self.state().with_node(node).0),
         }
+    }
+}
+
+/// A bucket and its state some time ago.
+#[derive(Debug)]
+pub(crate) struct Glance<'t, C = AtomicU64> {
+    bucket: &'t Bucket<C>,
+    before: State,
+}
+
+impl<C> Clone for Glance<'_, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C> Copy for Glance<'_, C> {}
+
+impl<C: Cell> Glance<'_, C> {
+    /// The entry of a key, as [`Table::read`]; `None` if it may be further on.
+    #[inline(always)]
+    pub(crate) fn read(self, key: Key) -> Option<Word> {
+        self.bucket.read_since(self.before, key).ok()
     }
 }
 
@@ -255,6 +285,13 @@ impl<C: Cell> Table<C> {
             Some(Err(TurnedAway)) => self.read_further_on(hash, key),
             None => Word::DEAD,
         }
+    }
+
+    /// A first look at the bucket of a hash.
+    #[inline(always)]
+    pub(crate) fn glance(&self, hash: u64) -> Option<Glance<'_, C>> {
+        let bucket = self.buckets.get(hash as usize & (self.buckets.len() - 1))?;
+        Some(Glance { bucket, before: bucket.state() })
     }
 
     /// One key in some dozens is not in its own bucket.

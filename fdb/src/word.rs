@@ -1,6 +1,6 @@
 //! An entry in two 64-bit words: the key (who) and the word (where, how, and when last seen).
 
-use encap::{MacAddr, StationMac};
+use encap::{MacAddr, StationBits, StationMac};
 
 use crate::{Dest, Origin, PortId, SegmentId, Tick, VtepId};
 
@@ -66,6 +66,11 @@ impl Key {
         Self(((segment.0 as u64) << 48) | Self::bits(mac.get()))
     }
 
+    /// The key of a station whose address is one number.
+    pub(crate) const fn of(segment: SegmentId, mac: StationBits) -> Self {
+        Self(((segment.0 as u64) << 48) | mac.get())
+    }
+
     const fn bits(MacAddr([a, b, c, d, e, f]): MacAddr) -> u64 {
         u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
     }
@@ -110,17 +115,22 @@ impl Word {
     const VTEP: u64 = 1 << 31;
 
     pub(crate) const fn new(dest: Dest, origin: Origin, seen: Stamp) -> Self {
-        let (kind, slot, generation) = match dest {
-            Dest::Port(PortId { slot, generation }) => (0, slot, generation),
-            Dest::Vtep(VtepId { slot, generation }) => (Self::VTEP, slot, generation),
-        };
         let origin: u64 = match origin {
             Origin::Learned => 1,
             Origin::Static => 2,
             Origin::Control => 3,
         };
-        let place = ((generation as u64) << 48) | ((slot as u64) << 32) | kind;
-        Self(place | (origin << 29) | seen.0 as u64)
+        Self(Self::place(dest) | (origin << 29) | seen.0 as u64)
+    }
+
+    /// The bits that say where.
+    #[inline]
+    pub(crate) const fn place(dest: Dest) -> u64 {
+        let (kind, slot, generation) = match dest {
+            Dest::Port(PortId { slot, generation }) => (0, slot, generation),
+            Dest::Vtep(VtepId { slot, generation }) => (Self::VTEP, slot, generation),
+        };
+        ((generation as u64) << 48) | ((slot as u64) << 32) | kind
     }
 
     pub(crate) const fn from_raw(raw: u64) -> Self {

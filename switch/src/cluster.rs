@@ -225,7 +225,7 @@ impl<'t> Routing<'t, '_> {
             Next::Port { mtu, .. } => mtu,
             Next::Remote(vtep) => vtep.mtu(),
         };
-        if !fits(self.frame, self.admitted, mtu) {
+        if !fits(self.frame, self.admitted.ethernet.l3, mtu) {
             return Err(self.tell(packet, Answer::TooBig { mtu }));
         }
         let to = match hop.to {
@@ -272,7 +272,7 @@ impl<'t> Routing<'t, '_> {
         }
         let mac = port.spec.mac.ok_or(DropReason::NoRoute)?;
         let mtu = port.spec.mtu;
-        if !fits(self.frame, self.admitted, mtu) {
+        if !fits(self.frame, self.admitted.ethernet.l3, mtu) {
             // What comes from a tunnel is not answered: the way back is another node's.
             return Err(DropReason::TooBig);
         }

@@ -50,8 +50,20 @@ impl Weight {
     #[must_use]
     #[inline]
     pub fn of(frame: &Frame<'_>) -> Self {
+        if frame.offload.gso.is_none() {
+            return Self::single(frame.len());
+        }
         let frames = frame.wire_frames();
         Self { frames, bytes: frame.wire_bytes(), superframes: u64::from(frames > 1) }
+    }
+}
+
+impl core::ops::AddAssign for Weight {
+    #[inline]
+    fn add_assign(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        self.superframes += other.superframes;
     }
 }
 

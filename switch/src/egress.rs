@@ -75,7 +75,7 @@ impl Egress<'_> {
     fn to_member(&self, member: Member, frame: &mut Retagged<'_>, sink: &mut impl Sink) {
         let Some(port) = self.topology.port(member.port) else { return };
         let mtu = port.spec.mtu;
-        if fits(self.frame, self.admitted, mtu) {
+        if fits(self.frame, self.admitted.ethernet.l3, mtu) {
             sink.to_port(member.port, mtu, &frame.with(member.vlan));
         } else {
             let egress = &self.counters.port(member.port).tx;
@@ -88,7 +88,7 @@ impl Egress<'_> {
         // A copy: what is lent to a function lies in memory, on all paths that lead here or elsewhere.
         let ethernet = &{ self.admitted.ethernet };
         let inet = Inet::at(self.frame.head, ethernet);
-        let flow = FlowHash::with(self.frame.head, ethernet, inet.as_ref(), self.seed);
+        let flow = FlowHash::with(self.frame.head, ethernet.l3_type, inet.as_ref(), self.seed);
         let tos = inet.map_or(0, |inet| inet.tos);
         let remote = Remote { vteps, vni: self.segment.spec.vni, flow, tos };
         sink.to_vteps(remote, &frame.with(None));
@@ -99,7 +99,7 @@ impl Egress<'_> {
     fn flood_remote(&self, vteps: &[VtepId], frame: &mut Retagged<'_>, sink: &mut impl Sink) {
         let fits = |id: &VtepId| {
             let vtep = self.topology.vtep(*id);
-            vtep.is_some_and(|vtep| fits(self.frame, self.admitted, vtep.mtu()))
+            vtep.is_some_and(|vtep| fits(self.frame, self.admitted.ethernet.l3, vtep.mtu()))
         };
         let mut rest = vteps;
         while !rest.is_empty() {

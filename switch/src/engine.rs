@@ -6,6 +6,7 @@ use crate::classify::{self, Admitted, Cast};
 use crate::cluster::Cluster;
 use crate::counters::{Counters, Ingress, Weight};
 use crate::egress::{Egress, Remotes, Retagged};
+use crate::fast_path::{BURST, FastPath, Tunnel};
 use crate::forward::{self, Answer, Decision};
 use crate::pace::Pace;
 use crate::reason::DropReason;
@@ -71,6 +72,7 @@ pub struct Engine {
     events: Vec<Event>,
     pace: Pace,
     seed: u64,
+    tunnel: Option<Tunnel>,
 }
 
 impl Engine {
@@ -80,12 +82,13 @@ impl Engine {
     #[must_use]
     pub fn new(topology: Arc<Topology>, fdb: Reader, counters: Arc<Counters>, seed: u64) -> Self {
         let events = Vec::with_capacity(EVENTS);
-        Self { topology, fdb, counters, events, pace: Pace::default(), seed }
+        Self { topology, fdb, counters, events, pace: Pace::default(), seed, tunnel: None }
     }
 
     /// Forwards by `topology` from the next frame on.
     pub fn adopt(&mut self, topology: Arc<Topology>) {
         self.topology = topology;
+        self.tunnel = None;
     }
 
     /// The snapshot in use.
@@ -120,6 +123,70 @@ impl Engine {
     /// Forwards a frame that was read from `port`.
     #[inline]
     pub fn from_port(&mut self, now: Tick, port: PortId, frame: &Frame<'_>, sink: &mut impl Sink) {
+        let Self { topology, fdb, seed, .. } = self;
+        let weight = FastPath::from_port(topology, fdb, port, now).and_then(|mut path| {
+            let candidate = path.candidate(frame)?;
+            path.forward(candidate, frame, *seed, sink)
+        });
+        match weight {
+            Some(weight) => self.counters.port(port).rx.forwarded(weight),
+            None => self.from_port_slowly(now, port, frame, sink),
+        }
+    }
+
+    /// Forwards frames that were read from `port`, one after the other, as [`Self::from_port`] does. Their
+    /// destinations are looked up side by side, which is what look-ups among many stations need: they
+    /// wait for memory.
+    pub fn burst_from_port(
+        &mut self,
+        now: Tick,
+        port: PortId,
+        frames: &[Frame<'_>],
+        sink: &mut impl Sink,
+    ) {
+        for frames in frames.chunks(BURST) {
+            let usual = self.forward_usual(now, port, frames, sink);
+            let Some((unusual, rest)) = frames.split_at(usual).1.split_first() else { continue };
+            self.from_port_slowly(now, port, unusual, sink);
+            for frame in rest {
+                self.from_port(now, port, frame, sink);
+            }
+        }
+    }
+
+    /// Forwards the first of these frames by the fast path and returns how many they are: up to the first
+    /// one that does not belong there.
+    #[inline(always)]
+    fn forward_usual(
+        &mut self,
+        now: Tick,
+        port: PortId,
+        frames: &[Frame<'_>],
+        sink: &mut impl Sink,
+    ) -> usize {
+        let Self { topology, fdb, seed, counters, .. } = self;
+        let Some(mut path) = FastPath::from_port(topology, fdb, port, now) else { return 0 };
+        let candidates: [_; BURST] = std::array::from_fn(|at| path.candidate(frames.get(at)?));
+        let mut sum = Weight::default();
+        let mut usual = 0;
+        for (frame, candidate) in frames.iter().zip(&candidates) {
+            let weight = candidate.and_then(|it| path.forward(it, frame, *seed, sink));
+            let Some(weight) = weight else { break };
+            sum += weight;
+            usual += 1;
+        }
+        counters.port(port).rx.forwarded(sum);
+        usual
+    }
+
+    #[inline(never)]
+    fn from_port_slowly(
+        &mut self,
+        now: Tick,
+        port: PortId,
+        frame: &Frame<'_>,
+        sink: &mut impl Sink,
+    ) {
         let (counters, mut walk) = self.walk(now);
         let fate = walk.forward_from_port(port, frame, sink);
         count(&counters.port(port).rx, Weight::of(frame), fate);
@@ -133,6 +200,29 @@ impl Engine {
     /// Forwards a frame that was taken out of a datagram.
     #[inline]
     pub fn from_underlay(
+        &mut self,
+        now: Tick,
+        outer: Outer,
+        frame: &Frame<'_>,
+        sink: &mut impl Sink,
+    ) {
+        let Self { topology, fdb, tunnel, seed, .. } = self;
+        let weight = tunnel.as_ref().and_then(|tunnel| {
+            let mut path = FastPath::from_tunnel(topology, fdb, tunnel, outer, now)?;
+            let candidate = path.candidate(frame)?;
+            let weight = path.forward(candidate, frame, *seed, sink)?;
+            Some((tunnel.vtep, weight))
+        });
+        let Some((vtep, weight)) = weight else {
+            return self.from_underlay_slowly(now, outer, frame, sink);
+        };
+        let ingress = &self.counters.vtep(vtep).rx;
+        ingress.heard_at(now);
+        ingress.forwarded(weight);
+    }
+
+    #[inline(never)]
+    fn from_underlay_slowly(
         &mut self,
         now: Tick,
         outer: Outer,
@@ -158,8 +248,8 @@ impl Engine {
     /// rest changes, so that no reference count that other workers share is touched.
     #[inline]
     fn walk(&mut self, now: Tick) -> (&Counters, Walk<'_>) {
-        let Self { topology, fdb, counters, events, pace, seed } = self;
-        (counters, Walk { topology, fdb, counters, events, pace, seed: *seed, now })
+        let Self { topology, fdb, counters, events, pace, seed, tunnel } = self;
+        (counters, Walk { topology, fdb, counters, events, pace, seed: *seed, tunnel, now })
     }
 }
 
@@ -188,6 +278,7 @@ struct Walk<'e> {
     events: &'e mut Vec<Event>,
     pace: &'e mut Pace,
     seed: u64,
+    tunnel: &'e mut Option<Tunnel>,
     now: Tick,
 }
 
@@ -248,6 +339,7 @@ impl<'e> Walk<'e> {
             let router = self.router(segment, cluster);
             return router.forward_from_vtep(vtep, &admitted, &frame, sink);
         }
+        *self.tunnel = member.and_then(|vtep| Tunnel::of(outer, segment, vtep));
         let lookup = self.look_up(segment, &admitted);
         match member {
             Some(vtep) => self.learn(segment, admitted.source, Dest::Vtep(vtep.id))?,

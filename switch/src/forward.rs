@@ -121,7 +121,7 @@ pub(crate) fn from_port<'t>(
             Decision::Drop(DropReason::SamePort)
         }
         (Cast::Unicast, Place::Port(to, vlan)) => to_port(to, vlan, admitted, frame),
-        (Cast::Unicast, Place::Vtep(to)) if fits(frame, admitted, to.mtu()) => {
+        (Cast::Unicast, Place::Vtep(to)) if fits(frame, admitted.ethernet.l3, to.mtu()) => {
             Decision::Forward(Forward::Remote(core::slice::from_ref(&to.id)))
         }
         (Cast::Unicast, Place::Vtep(to)) => too_big(frame, &admitted.clone(), to.mtu()),
@@ -188,7 +188,7 @@ fn to_port<'t, R>(
     if !port.spec.up {
         return Decision::Drop(DropReason::PortDown);
     }
-    if fits(frame, admitted, port.spec.mtu) {
+    if fits(frame, admitted.ethernet.l3, port.spec.mtu) {
         let member = Member { port: port.id, vlan };
         Decision::Forward(Forward::Port { member, mtu: port.spec.mtu })
     } else {
@@ -196,12 +196,16 @@ fn to_port<'t, R>(
     }
 }
 
-/// Whether every frame that this is on a wire has at most `mtu` layer 3 bytes. A TCP superframe
+/// Whether every frame that this is on a wire has at most `mtu` bytes from `l3` on, where layer 3 begins. A TCP superframe
 /// always does: it is cut to what fits (RFC 9293 leaves the segment boundaries to the sender).
 #[inline]
-pub(crate) fn fits(frame: &Frame<'_>, admitted: &Admitted, mtu: u16) -> bool {
-    let recuttable = matches!(frame.offload.gso, Some(gso) if gso.kind == GsoKind::Tcp);
-    recuttable || frame.wire_len_max() <= admitted.ethernet.l3 + usize::from(mtu)
+pub(crate) fn fits(frame: &Frame<'_>, l3: usize, mtu: u16) -> bool {
+    let longest = match frame.offload.gso {
+        None => frame.len(),
+        Some(gso) if gso.kind == GsoKind::Tcp => return true,
+        Some(_) => frame.wire_len_max(),
+    };
+    longest <= l3 + usize::from(mtu)
 }
 
 #[cold]

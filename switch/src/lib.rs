@@ -24,6 +24,7 @@ mod counters;
 mod diff;
 mod egress;
 mod engine;
+mod fast_path;
 mod forward;
 mod gateway;
 mod index;

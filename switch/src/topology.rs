@@ -14,6 +14,7 @@ use encap::{VlanId, Vni};
 use fdb::{PortId, SegmentId, VtepId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
@@ -55,6 +56,11 @@ impl Segment {
             slots[usize::from(id.slot) / 64] |= 1 << (id.slot % 64);
         }
         (self.sources, self.source_slots) = (sources, slots);
+    }
+
+    /// Whether its frames may take the fast path: it is bridged, and learns.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.spec.cluster.is_none() && self.spec.learning
     }
 
     /// Whether a VTEP of the same snapshot may send into the segment.
@@ -125,6 +131,8 @@ pub struct Topology {
     overlay_mtu: u16,
     segments: Vec<Option<Segment>>,
     ports: Vec<Slot<Port>>,
+    /// Of the ports, by slot, what the fast path needs to know.
+    gates: Vec<Option<Gate>>,
     vteps: Vec<Slot<Vtep>>,
     by_vni: Index<Vni, SegmentId>,
     by_ip: Index<Address, VtepId>,
@@ -132,6 +140,15 @@ pub struct Topology {
     port_names: BTreeMap<String, PortId>,
     /// As in [`TopologySpec::heard`].
     heard: Vec<(IpAddr, String)>,
+}
+
+/// A port as the fast path sees it: up, and untagged in one segment that is bridged and learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gate {
+    pub(crate) port: PortId,
+    pub(crate) segment: SegmentId,
+    /// As the port's, which is never zero.
+    pub(crate) mtu: NonZeroU16,
 }
 
 /// A slot and how often it was used before: an empty slot remembers.
@@ -150,6 +167,7 @@ impl Topology {
             overlay_mtu,
             segments: Vec::new(),
             ports: Vec::new(),
+            gates: Vec::new(),
             vteps: Vec::new(),
             by_vni: Index::default(),
             by_ip: Index::default(),
@@ -287,6 +305,14 @@ impl Topology {
         for segment in self.segments.iter_mut().flatten() {
             segment.members = members.remove(&segment.id).unwrap_or_default();
         }
+        self.gates = self.ports.iter().map(|slot| self.gate_of(slot.value.as_ref()?)).collect();
+    }
+
+    fn gate_of(&self, port: &Port) -> Option<Gate> {
+        let PortMode::Access(segment) = port.mode else { return None };
+        let open = port.spec.up && self.segment(segment).is_some_and(Segment::is_plain);
+        let mtu = NonZeroU16::new(port.spec.mtu).filter(|_| open)?;
+        Some(Gate { port: port.id, segment, mtu })
     }
 
     /// Fills in the replication lists and the permitted sources.
@@ -381,6 +407,13 @@ impl Topology {
     pub fn port(&self, id: PortId) -> Option<&Port> {
         let slot = self.ports.get(usize::from(id.slot))?;
         slot.value.as_ref().filter(|_| slot.generation == id.generation)
+    }
+
+    /// The gate of a port, if it has one and is still the one that is meant.
+    #[inline]
+    pub(crate) fn gate(&self, id: PortId) -> Option<Gate> {
+        let gate = *self.gates.get(usize::from(id.slot))?;
+        gate.filter(|gate| gate.port == id)
     }
 
     /// The VTEP in this slot, if it is still the one that is meant.

@@ -22,6 +22,8 @@ const STATIONS: u64 = 1_000;
 const FAR: u64 = 1 << 20;
 /// The station that sends.
 const SENDER: u64 = 1 << 30;
+/// Frames in a burst.
+const BURST: usize = 32;
 /// Layer 4 payload of a frame of 64 bytes, its check sequence included.
 const SMALL: usize = 6;
 
@@ -119,6 +121,21 @@ fn from_port(runs: u64, first: u64) -> Seen {
 
 pub(crate) fn port_to_port(runs: u64) {
     assert_eq!(from_port(runs, 0), Seen { to_ports: runs, to_vteps: 0 });
+}
+
+/// As [`port_to_port`], 32 frames in one call.
+pub(crate) fn burst(runs: u64) {
+    let Node { mut engine, ports } = node();
+    let frames = frames(0, SENDER);
+    let units: Vec<Contiguous<'_>> =
+        frames.iter().map(|bytes| Contiguous::new(bytes, Offload::default())).collect();
+    let frames: Vec<Frame<'_>> = units.iter().map(Contiguous::frame).collect();
+    let bursts: Vec<&[Frame<'_>]> = frames.chunks_exact(BURST).collect();
+    let mut seen = Seen::default();
+    measured(runs, |n| {
+        engine.burst_from_port(NOW, ports[0], bursts[n as usize % bursts.len()], &mut seen);
+    });
+    assert_eq!(seen, Seen { to_ports: runs * BURST as u64, to_vteps: 0 });
 }
 
 pub(crate) fn port_to_vtep(runs: u64) {
