@@ -384,6 +384,18 @@ mod tests {
     }
 
     #[test]
+    fn a_station_is_the_same_as_one_number() {
+        let mac = MacAddr([0x02, 0x80, 0xff, 0, 1, 0x7f]).station().unwrap();
+        let bits = StationBits::from(mac);
+        assert_eq!((bits.get(), bits.mac()), (0x7f01_00ff_8002, mac));
+        assert_eq!(StationBits::new(bits.get() | 0xffff << 48), Some(bits));
+        for group_or_nobody in [0, 0xffff << 48, 1, 0xffff_ffff_ffff, 0x0200_0000_0001] {
+            assert_eq!(StationBits::new(group_or_nobody), None);
+        }
+        assert!(StationBits::new(0x0100_0000_0000).is_some());
+    }
+
+    #[test]
     fn link_local_is_sixteen_addresses() {
         let link_local = |last| MacAddr([1, 0x80, 0xc2, 0, 0, last]).is_link_local();
         assert_eq!((0..=255).filter(|&last| link_local(last)).count(), 16);

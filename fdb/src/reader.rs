@@ -145,7 +145,12 @@ mod tests {
         let before: Vec<Table> = fdb.shards.tables().collect();
         for n in 0..SegmentLimits::default().max_macs.into() {
             let mac = MacAddr::from_bits(0x0200_0000_0000 | n).station().unwrap();
-            fdb.learn(SegmentId(1), mac, crate::Dest::Port(crate::PortId { slot: 0, generation: 0 }), Tick(0));
+            fdb.learn(
+                SegmentId(1),
+                mac,
+                Dest::Port(crate::PortId { slot: 0, generation: 0 }),
+                Tick(0),
+            );
         }
         let holders = || before.iter().map(Table::holders).max();
         assert_eq!(holders(), Some(2), "this test, and the reader");

@@ -99,6 +99,14 @@ fn nobody_sees_a_place_that_is_not_the_stations() {
                     check(segment, n, lookup);
                     seen.fetch_add(u64::from(lookup != Lookup::Unknown), Ordering::Relaxed);
                     check(segment, n, fdb.lookup(segment, station(n).get(), now));
+                    if let Some(view) = reader.view(segment, now) {
+                        let others = [n, someone(&mut state, clock), someone(&mut state, clock)];
+                        let foreseen = others.map(|n| view.foresee(station(n).into()));
+                        for (n, station) in others.into_iter().zip(foreseen) {
+                            let found = station.and_then(|station| view.find(station));
+                            check(segment, n, found.map_or(Lookup::Unknown, Lookup::from));
+                        }
+                    }
                     if random(&mut state).is_multiple_of(8) {
                         let dest = place(segment, n, random(&mut state) as u16 % 4);
                         match reader.learn(segment, station(n), dest, now) {
@@ -233,6 +241,12 @@ fn news_is_never_older_than_what_was_heard() {
                     assert!(found >= least, "station {n}: {found} after {least}");
                     let found = version(fdb.lookup(segment, station(n).get(), Tick(0)));
                     assert!(found >= least, "station {n}: {found} after {least}, shared");
+                    let view = reader.view(segment, Tick(0)).expect("it learns");
+                    let foreseen = view.foresee(station(n).into());
+                    let found =
+                        foreseen.and_then(|it| view.find(it)).map_or(Lookup::Unknown, Lookup::from);
+                    let found = version(found);
+                    assert!(found >= least, "station {n}: {found} after {least}, by a view");
                 }
             });
         }

@@ -312,6 +312,7 @@ impl Pair {
     }
 
     fn learn(&mut self, key: Key, dest: Dest, by_reader: bool) {
+        self.knows(key, dest);
         let now = self.now();
         // A reader may be late by a moment after an eviction, when it learns.
         let ghost = self.model.haunts(key);
@@ -329,6 +330,27 @@ impl Pair {
         let now = self.now();
         assert_eq!(self.fdb.lookup(key.0, key.1.get(), now), expect);
         assert_eq!(self.reader.lookup(key.0, key.1.get(), now), expect, "by a reader");
+        let learns = self.model.limits.get(&key.0).is_some_and(|limits| limits.learning);
+        let view = self.reader.view(key.0, now);
+        assert_eq!(view.is_some(), learns, "a view");
+        if let Some(view) = view {
+            let found = view.foresee(key.1.into()).and_then(|station| view.find(station));
+            assert_eq!(found.map_or(Lookup::Unknown, Lookup::from), expect, "by a view");
+        }
+    }
+
+    /// A view says that learning writes nothing where that is so, and nowhere else.
+    fn knows(&mut self, key: Key, dest: Dest) {
+        let now = self.now();
+        let Some(mut view) = self.reader.view(key.0, now) else { return };
+        let knows = view.knows(key.1.into(), dest);
+        let idle = self.model.live(key).is_some_and(|entry| {
+            let aging = self.model.limits.get(&key.0).map_or(0, |limits| limits.aging_ms / 100);
+            let often = if aging == 0 { 10 } else { (aging / 4).clamp(1, 10) };
+            let young = self.model.tenth() - entry.seen < often;
+            entry.dest == dest && (entry.origin != Origin::Learned || young)
+        });
+        assert!(knows == idle || self.model.haunts(key), "{key:?} at {dest:?}: {knows}");
     }
 
     fn expire(&mut self, budget: usize) {

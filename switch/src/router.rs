@@ -125,7 +125,8 @@ impl<'e> Router<'e> {
         match &hop.to {
             Next::Port { port, mtu } => sink.to_port(*port, *mtu, &routed),
             Next::Remote(remote) => {
-                let flow = FlowHash::with(frame.head, admitted.ethernet.l3_type, Some(inet), self.seed);
+                let flow =
+                    FlowHash::with(frame.head, admitted.ethernet.l3_type, Some(inet), self.seed);
                 let (vteps, vni, tos) = (remote.vteps(), self.segment.spec.vni, inet.tos);
                 sink.to_vteps(Remote { vteps, vni, flow, tos }, &routed);
             }

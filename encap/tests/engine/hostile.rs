@@ -3,7 +3,7 @@
 
 use encap::{
     Arp, Coalescer, Contiguous, Ethernet, FlowHash, Frame, Head, Inet, Merge, Neighbour, Offload,
-    Segments, Train, Trust, VnetHeader, adopt_partial, segment, vxlan,
+    Plain, Segments, Train, Trust, VnetHeader, adopt_partial, segment, vxlan,
 };
 use proptest::prelude::*;
 
@@ -30,6 +30,11 @@ proptest! {
 
     #[test]
     fn parsers(bytes in hostile()) {
+        let plain = Ethernet::parse(&bytes).ok().filter(|it| it.tag.is_none()).and_then(|it| {
+            Some((it.dst.station()?, it.src.station()?, it.ethertype))
+        });
+        let found = Plain::parse(&bytes).map(|it| (it.dst.mac(), it.src.mac(), it.ethertype));
+        prop_assert_eq!(found, plain);
         if let Ok(ethernet) = Ethernet::parse(&bytes) {
             prop_assert!(ethernet.l3 <= bytes.len() && (14..=22).contains(&ethernet.l3));
         }

@@ -88,6 +88,15 @@ impl Naive {
                 let outcome = self.enter_by_port(*port, parts);
                 return self.count(outcome);
             }
+            Step::Burst { port, frames } => {
+                let mut copies = Vec::new();
+                for parts in frames {
+                    let outcome = self.enter_by_port(*port, parts);
+                    copies.extend(self.count(outcome));
+                }
+                copies.sort();
+                return copies;
+            }
             Step::FromPeer { peer, segment, parts } => {
                 let outcome = self.enter_by_peer(*peer, *segment, parts);
                 return self.count(outcome);

@@ -3,7 +3,7 @@
 use super::step::{AGING, MODES, MTU, SEGMENTS, Step, address};
 use super::{Copy, Tally};
 use crate::kit::{Recorder, Sent, access, port, segment, trunk, vtep_ip};
-use encap::{Contiguous, Offload, StationMac, Vni, vxlan};
+use encap::{Contiguous, Frame, Offload, StationMac, Vni, vxlan};
 use fdb::{
     Damping, Dest, Fdb, Origin, PortId, Scope, SegmentId, SegmentLimits, Settings, Tick, VtepId,
 };
@@ -85,6 +85,16 @@ impl Real {
                 let bytes = parts.with_tags(&parts.tags());
                 let unit = Contiguous::new(&bytes, Offload::default());
                 self.engine.from_port(Tick(self.now), id, &unit.frame(), &mut sink);
+            }
+            Step::Burst { port, frames } => {
+                let gone = PortId { slot: 15, generation: 0 };
+                let id = self.port(*port).unwrap_or(gone);
+                let bytes: Vec<Vec<u8>> =
+                    frames.iter().map(|parts| parts.with_tags(&parts.tags())).collect();
+                let units: Vec<Contiguous<'_>> =
+                    bytes.iter().map(|bytes| Contiguous::new(bytes, Offload::default())).collect();
+                let frames: Vec<Frame<'_>> = units.iter().map(Contiguous::frame).collect();
+                self.engine.burst_from_port(Tick(self.now), id, &frames, &mut sink);
             }
             Step::FromPeer { peer, segment, parts } => {
                 let vni = SEGMENTS.get(*segment).map_or(999, |(_, vni, ..)| *vni);

@@ -59,6 +59,11 @@ pub(crate) enum Step {
         port: u8,
         parts: Parts,
     },
+    /// Frames that a driver read in one go.
+    Burst {
+        port: u8,
+        frames: Vec<Parts>,
+    },
     /// From `192.0.2.peer`; a VNI that is none of [`SEGMENTS`] when out of range.
     FromPeer {
         peer: u8,
@@ -156,6 +161,28 @@ fn tag(n: u8) -> TagKind {
     }
 }
 
+/// Up to 70 frames, mostly from the station of the first one to others, and untagged.
+fn burst(first: Parts, bytes: [u8; 3]) -> Vec<Parts> {
+    let mut state = bytes.iter().fold(1u32, |state, byte| state << 8 ^ u32::from(*byte));
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let mut frames = vec![first];
+    for _ in 0..next() % 70 {
+        let [odd, n, dst] = [next(), next(), next()];
+        let usual = Parts { dst: dst % 5, tag: TagKind::None, big: false, ..first };
+        frames.push(match odd % 32 {
+            0 => Parts { tag: tag(n), ..usual },
+            1 => Parts { src: source(n), ..usual },
+            2 => Parts { dst: destination(n), ..usual },
+            3 => Parts { big: true, ..usual },
+            _ => usual,
+        });
+    }
+    frames
+}
+
 fn step(bytes: &[u8]) -> Step {
     let &[kind, a, b, c, d] = bytes else { unreachable!("chunks of five") };
     let segment = usize::from(a) % SEGMENTS.len();
@@ -169,7 +196,8 @@ fn step(bytes: &[u8]) -> Step {
             let peers = VTEPS.iter().copied().filter(|vtep| b & (1 << vtep) != 0).collect();
             Step::SetPeers { segment, peers }
         }
-        6..35 => Step::FromPort { port: a % PORTS, parts },
+        6..30 => Step::FromPort { port: a % PORTS, parts },
+        30..35 => Step::Burst { port: a % PORTS, frames: burst(parts, [b, c, d]) },
         35..54 => {
             let peer = match a >> 4 {
                 0 => 1,
