@@ -31,7 +31,7 @@ impl Tunnel {
     /// The tunnel of a datagram that `segment` takes from `vtep`, if its frames may take the fast path.
     pub(crate) fn of(outer: Outer, segment: &Segment, vtep: &Vtep) -> Option<Self> {
         let Outer { peer, header, .. } = outer;
-        let (vtep, plain) = (vtep.id, !header.reserved_bits_set && segment.is_plain());
+        let (vtep, plain) = (vtep.id, !header.reserved_bits_set && segment.is_bridged());
         plain.then_some(Self { peer, header, vtep, segment: segment.id })
     }
 }

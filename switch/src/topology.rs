@@ -58,9 +58,9 @@ impl Segment {
         (self.sources, self.source_slots) = (sources, slots);
     }
 
-    /// Whether its frames may take the fast path: it is bridged, and learns.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.spec.cluster.is_none() && self.spec.learning
+    /// Whether stations find each other by MAC address in it: what a cluster segment's pods do not.
+    pub(crate) fn is_bridged(&self) -> bool {
+        self.spec.cluster.is_none()
     }
 
     /// Whether a VTEP of the same snapshot may send into the segment.
@@ -142,7 +142,7 @@ pub struct Topology {
     heard: Vec<(IpAddr, String)>,
 }
 
-/// A port as the fast path sees it: up, and untagged in one segment that is bridged and learns.
+/// A port as the fast path sees it: up, and untagged in one segment that is bridged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gate {
     pub(crate) port: PortId,
@@ -310,7 +310,7 @@ impl Topology {
 
     fn gate_of(&self, port: &Port) -> Option<Gate> {
         let PortMode::Access(segment) = port.mode else { return None };
-        let open = port.spec.up && self.segment(segment).is_some_and(Segment::is_plain);
+        let open = port.spec.up && self.segment(segment).is_some_and(Segment::is_bridged);
         let mtu = NonZeroU16::new(port.spec.mtu).filter(|_| open)?;
         Some(Gate { port: port.id, segment, mtu })
     }

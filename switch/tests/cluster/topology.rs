@@ -2,7 +2,7 @@
 
 use crate::kit::{access, port, segment, trunk, vtep_ip};
 use crate::world::{At, World, mac, ours, pod, spec, udp};
-use fdb::Tick;
+use fdb::{Dest, Origin, SegmentLimits, Tick};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use switch::{
@@ -197,4 +197,20 @@ fn errors_have_their_pace() {
     assert_eq!(reading.rx_dropped[DropReason::NoRoute as usize], 495);
     assert_eq!(reading.rx_dropped[DropReason::TtlExceeded as usize], 595);
     assert!(reading.law_holds());
+}
+
+#[test]
+fn pods_are_routed_whatever_the_forwarding_database_says() {
+    let mut world = World::new(&spec());
+    let topology = Arc::clone(world.engine.topology());
+    let pods = topology.segment_named("pods").unwrap().id;
+    let at = |name: &str| Dest::Port(topology.port_named(name).unwrap().id);
+    world.fdb.configure_segment(pods, SegmentLimits::default());
+    world.fdb.insert(pods, mac(2), at("two"), Origin::Static, Tick(0));
+    world.fdb.insert(pods, mac(3), at("three"), Origin::Static, Tick(0));
+    let switched = udp("10.244.1.2", "10.244.1.3").to(mac(3).get());
+    assert_eq!(world.send(Tick(5), At::Port("two"), &switched), []);
+    let port = topology.port_named("two").unwrap().id;
+    let reading = switch::read_port([&**world.engine.counters()], port);
+    assert_eq!(reading.rx_dropped[DropReason::NotGateway as usize], 1);
 }
