@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use encap::{Checksum, Contiguous, Gso, GsoKind, MacAddr, Offload, VlanId, Vni, vxlan};
+use encap::{Checksum, Contiguous, Frame, Gso, GsoKind, MacAddr, Offload, VlanId, Vni, vxlan};
 use etherparse::PacketBuilder;
 use fdb::{Dest, Fdb, PortId, SegmentLimits, Settings};
 use switch::{
@@ -152,6 +152,38 @@ fn unicast(c: &mut Criterion) {
     group.finish();
 }
 
+/// Frames of a burst: what a driver reads in one go.
+const BURST: usize = 32;
+
+/// As [`unicast`], a burst of frames in one call.
+fn burst(c: &mut Criterion) {
+    let mut group = c.benchmark_group("burst_64B");
+    group.throughput(Throughput::Elements(BURST as u64));
+    for macs in [1, 1_000, 64_000] {
+        let mut bench = Bench::new(2);
+        let (from, to) = (bench.ports[0], bench.ports[1]);
+        bench.learn(1..macs + 1, Dest::Port(to));
+        let mut ring = vec![frame(station(1).get(), 0x00ff_0001, SMALL, None); RING];
+        let mut n = 0;
+        group.bench_function(BenchmarkId::from_parameter(macs), |b| {
+            b.iter(|| {
+                let at = n % RING;
+                let frames = &mut ring[at..at + BURST];
+                for bytes in frames.iter_mut() {
+                    n += 1;
+                    let to = station(1 + (n * 7_919 % macs as usize) as u32);
+                    bytes[..6].copy_from_slice(&to.get().0);
+                }
+                let units: [Contiguous<'_>; BURST] =
+                    std::array::from_fn(|at| Contiguous::new(&frames[at], Offload::default()));
+                let frames: [Frame<'_>; BURST] = std::array::from_fn(|at| units[at].frame());
+                bench.engine.burst_from_port(NOW, from, &frames, &mut bench.sink);
+            });
+        });
+    }
+    group.finish();
+}
+
 fn superframe(c: &mut Criterion) {
     let mut group = c.benchmark_group("superframe");
     group.throughput(Throughput::Elements(u64::from(SEGMENTS)));
@@ -223,5 +255,5 @@ fn underlay(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, unicast, superframe, flood, trunk, underlay);
+criterion_group!(benches, unicast, burst, superframe, flood, trunk, underlay);
 criterion_main!(benches);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use encap::{MacAddr, StationMac};
+use encap::{MacAddr, StationBits, StationMac};
 use fdb::{Dest, Fdb, PortId, Reader, SegmentId, SegmentLimits, Settings, Tick, VtepId};
 
 const SEGMENT: SegmentId = SegmentId(1);
@@ -16,6 +16,8 @@ const SIZES: [(&str, u64); 3] = [("1k", 1 << 10), ("64k", 1 << 16), ("1M", 1 << 
 const THREADS: [u64; 4] = [1, 2, 4, 8];
 /// An odd number by which to stride through a power of two in no recognisable order.
 const STRIDE: u64 = 0x9e37_79b1;
+/// Look-ups at a time.
+const BURST: u64 = 32;
 
 fn station(n: u64) -> StationMac {
     let mac = MacAddr::from_bits(0x0200_0000_0000 | (n & 0xff_ffff_ffff));
@@ -50,6 +52,20 @@ fn look_up(reader: &mut Reader, size: u64, first: u64, iters: u64) {
     }
 }
 
+/// As [`look_up`], 32 at a time.
+fn look_up_in_bursts(reader: &mut Reader, size: u64, first: u64, iters: u64) {
+    for burst in (first..first + iters).step_by(BURST as usize) {
+        let Some(view) = reader.view(SEGMENT, Tick(0)) else { return };
+        let macs: [StationBits; BURST as usize] = std::array::from_fn(|at| {
+            StationBits::from(station((burst + at as u64).wrapping_mul(STRIDE) % size))
+        });
+        let foreseen = black_box(macs).map(|mac| view.foresee(mac));
+        for station in foreseen.iter().flatten() {
+            black_box(view.find(*station));
+        }
+    }
+}
+
 /// The time in which every one of `threads` threads has done `work`.
 fn together(threads: u64, work: impl Fn(u64) + Sync) -> Duration {
     let start = Instant::now();
@@ -77,6 +93,11 @@ fn lookup(criterion: &mut Criterion) {
                 });
             });
         }
+        group.bench_function(BenchmarkId::new("in bursts", name), |bencher| {
+            bencher.iter_custom(|iters| {
+                together(1, |_| look_up_in_bursts(&mut fdb.reader(), size, 0, iters))
+            });
+        });
     }
     let fdb = table(1 << 16, 1 << 16);
     let mut reader = fdb.reader();

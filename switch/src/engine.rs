@@ -1,5 +1,5 @@
 //! One worker's engine: each frame is classified, looked up, learned from, decided, sent and
-//! counted, in this order.
+//! counted, in this order, unless the fast path has done it all.
 
 use crate::answer;
 use crate::classify::{self, Admitted, Cast};
@@ -130,7 +130,7 @@ impl Engine {
         });
         match weight {
             Some(weight) => self.counters.port(port).rx.forwarded(weight),
-            None => self.from_port_slowly(now, port, frame, sink),
+            None => self.walk_from_port(now, port, frame, sink),
         }
     }
 
@@ -147,7 +147,7 @@ impl Engine {
         for frames in frames.chunks(BURST) {
             let usual = self.forward_usual(now, port, frames, sink);
             let Some((unusual, rest)) = frames.split_at(usual).1.split_first() else { continue };
-            self.from_port_slowly(now, port, unusual, sink);
+            self.walk_from_port(now, port, unusual, sink);
             for frame in rest {
                 self.from_port(now, port, frame, sink);
             }
@@ -180,13 +180,7 @@ impl Engine {
     }
 
     #[inline(never)]
-    fn from_port_slowly(
-        &mut self,
-        now: Tick,
-        port: PortId,
-        frame: &Frame<'_>,
-        sink: &mut impl Sink,
-    ) {
+    fn walk_from_port(&mut self, now: Tick, port: PortId, frame: &Frame<'_>, sink: &mut impl Sink) {
         let (counters, mut walk) = self.walk(now);
         let fate = walk.forward_from_port(port, frame, sink);
         count(&counters.port(port).rx, Weight::of(frame), fate);
@@ -214,7 +208,7 @@ impl Engine {
             Some((tunnel.vtep, weight))
         });
         let Some((vtep, weight)) = weight else {
-            return self.from_underlay_slowly(now, outer, frame, sink);
+            return self.walk_from_underlay(now, outer, frame, sink);
         };
         let ingress = &self.counters.vtep(vtep).rx;
         ingress.heard_at(now);
@@ -222,7 +216,7 @@ impl Engine {
     }
 
     #[inline(never)]
-    fn from_underlay_slowly(
+    fn walk_from_underlay(
         &mut self,
         now: Tick,
         outer: Outer,

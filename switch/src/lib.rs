@@ -11,6 +11,8 @@
 //!                  egress     the same                                -> Sink
 //! ```
 //!
+//! What nearly every frame of a bridged segment is takes a fast path past these, to the same end.
+//!
 //! [`Engine`] strings these together for one worker. [`Topology`] is what it decides by, an
 //! immutable snapshot; the [`fdb`] is the one thing workers share and change. [`Counters`] obey one
 //! law per ingress: received = forwarded + answered + dropped.

@@ -40,11 +40,11 @@ const fn path(
 
 /// Superframe and train have 44 segments: divide by that for the cost of one.
 const PATHS: [Path; 17] = [
-    path("port-to-port", "64-byte frame", 690, engine::port_to_port, 20_000),
-    path("burst", "32 64-byte frames, port to port", 9_000, engine::burst, 1_000),
-    path("port-to-vtep", "64-byte frame", 915, engine::port_to_vtep, 20_000),
-    path("vtep-to-port", "64-byte frame", 805, engine::vtep_to_port, 20_000),
-    path("superframe", "TCP superframe, port to VTEP", 875, engine::superframe, 5_000),
+    path("port-to-port", "64-byte frame", 425, engine::port_to_port, 20_000),
+    path("burst", "32 64-byte frames, port to port", 8_800, engine::burst, 1_000),
+    path("port-to-vtep", "64-byte frame", 640, engine::port_to_vtep, 20_000),
+    path("vtep-to-port", "64-byte frame", 403, engine::vtep_to_port, 20_000),
+    path("superframe", "TCP superframe, port to VTEP", 605, engine::superframe, 5_000),
     path("pod-to-pod", "64-byte frame", 1_140, cluster::pod_to_pod, 20_000),
     path("pod-to-vtep", "64-byte frame, 10 k routes", 1_380, cluster::pod_to_vtep, 20_000),
     path("vtep-to-pod", "64-byte frame, 10 k routes", 1_450, cluster::vtep_to_pod, 20_000),
