@@ -19,6 +19,12 @@ pub struct Head {
     end: usize,
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// There is no room in front of the head for another tag, or the head is shorter than two MAC
 /// addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,14 +40,30 @@ impl Head {
     /// bytes are taken.
     #[must_use]
     pub fn copy_of(head: &[u8]) -> Self {
+        let mut copy = Self::new();
+        copy.take(head);
+        copy
+    }
+
+    /// A head without a byte.
+    #[must_use]
+    #[inline]
+    pub const fn new() -> Self {
+        Self { bytes: [0; CAPACITY], start: HEADROOM, end: HEADROOM }
+    }
+
+    /// Becomes a copy of a frame's head, as [`Self::copy_of`], where it lies: a copy that is put together
+    /// elsewhere and moved is read before the writes to it are done with, and waits for them.
+    #[inline]
+    pub fn take(&mut self, head: &[u8]) {
         debug_assert!(head.len() <= CAPACITY, "a head of {} bytes", head.len());
         let len = head.len().min(CAPACITY);
-        let start = HEADROOM.min(CAPACITY - len);
-        let mut bytes = [0; CAPACITY];
-        if let (Some(to), Some(from)) = (bytes.get_mut(start..start + len), head.get(..len)) {
+        self.start = HEADROOM.min(CAPACITY - len);
+        self.end = self.start + len;
+        if let (Some(to), Some(from)) = (self.bytes.get_mut(self.start..self.end), head.get(..len))
+        {
             to.copy_from_slice(from);
         }
-        Self { bytes, start, end: start + len }
     }
 
     /// The head's bytes.

@@ -177,7 +177,7 @@ pub(crate) struct Packet {
 
 impl<'t> Routing<'t, '_> {
     /// The frame's packet. A superframe's length was checked by whoever made it one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn packet(&self) -> Result<Packet, DropReason> {
         let ethernet = &self.admitted.ethernet;
         let Some(inet) = Inet::at(self.frame.head, ethernet) else {
@@ -193,7 +193,7 @@ impl<'t> Routing<'t, '_> {
     }
 
     /// The decision about a frame that came from `port`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of_port(
         &self,
         port: &'t Port,
@@ -236,7 +236,7 @@ impl<'t> Routing<'t, '_> {
     }
 
     /// The decision about a frame that came from `vtep`, one of the segment's: ports only.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of_vtep(
         &self,
         vtep: &Vtep,
@@ -295,7 +295,7 @@ impl<'t> Routing<'t, '_> {
     }
 
     /// Where a packet from `port` goes next.
-    #[inline]
+    #[inline(always)]
     fn next(&self, port: &Port, packet: &Packet) -> Result<Hop<&'t Vtep>, Stop> {
         let nobody = || self.tell(packet, Answer::Unreachable(Unreachable::Host));
         let local = self.cluster.locals.get(&Address(packet.destination));

@@ -110,7 +110,8 @@ impl<'e> Router<'e> {
         frame: &Frame<'_>,
         sink: &mut impl Sink,
     ) {
-        let mut head = Head::copy_of(frame.head);
+        let mut head = Head::new();
+        head.take(frame.head);
         head.set_dst(hop.mac.get());
         head.set_src(GATEWAY_MAC.get());
         if hop.ages {
