@@ -4,6 +4,11 @@
 //! more. So while frames come at short intervals a worker goes on looking for a little longer than
 //! such an interval. It lets others run between two looks, it gives up when they need the processor,
 //! and it never does so when it is quiet: one frame after a pause always finds it asleep.
+//!
+//! Where waking is dear enough, a conversation in which everybody sleeps between two frames is so slow by
+//! that alone that nobody would ever begin to look. So when intervals are long, but not that long, a worker
+//! tries: it looks for longer for some frames, and goes on if they come sooner by it. What comes at
+//! a pace of its own is not tried again soon.
 
 use std::time::Duration;
 
@@ -11,12 +16,24 @@ use std::time::Duration;
 /// than a pod needs to answer a frame.
 const LATE: u64 = 20_000;
 
+/// In windows: no interval counts for more, and a try looks for as long after a frame.
+const LONG: u64 = 4;
+
+/// Frames of a try: enough for the mean interval to be that of these.
+const TRY: u32 = 32;
+/// Frames for which a try that helped is gone on with before it is seen how it is without.
+const HELPED: u32 = 1024;
+/// Frames of sleep in which that is seen.
+const WITHOUT: u32 = 16;
+/// Frames until the next try after the first one that did not help, and after many.
+const PAUSES: [u32; 2] = [64, 1 << 15];
+
 /// When frames came, as far as it matters for the next pause. All times are nanoseconds of one
 /// monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spin {
     /// For how long to look at most after the last frame; also the longest mean interval between
-    /// frames at which it looks at all. Zero: never.
+    /// frames at which it looks without a try. Zero: never.
     window: u64,
     /// Mean time from the end of a turn's work to the next frame, of the latest eight or so. None
     /// counts for more than four windows, so that a pause is forgotten after a dozen quick frames.
@@ -26,13 +43,51 @@ pub(super) struct Spin {
     /// When it was last looked.
     looked: u64,
     looking: bool,
+    trial: Trial,
+}
+
+/// Whether looking is tried where intervals are long.
+#[derive(Clone, Copy, Debug)]
+enum Trial {
+    /// Not for so many frames; and for `pause` if the next try does not help.
+    Rest { left: u32, pause: u32 },
+    /// For so many frames. The mean interval was `before`; whether it has become much shorter since
+    /// is known once `helped`.
+    Look { left: u32, before: u64, helped: bool, pause: u32 },
+}
+
+impl Trial {
+    const FIRST: Self = Self::Rest { left: WITHOUT, pause: PAUSES[0] };
+
+    /// What to do after a frame, with intervals as they are; `tryable` if they are worth a try.
+    const fn next(self, interval: u64, tryable: bool) -> Self {
+        match self {
+            Self::Rest { left: 0, pause } if tryable => {
+                Self::Look { left: TRY, before: interval, helped: false, pause }
+            }
+            Self::Rest { left, pause } => Self::Rest { left: left.saturating_sub(1), pause },
+            Self::Look { left: 0, helped: true, .. } => Self::FIRST,
+            Self::Look { left: 0, before, pause, .. } if interval < before / 4 * 3 => {
+                Self::Look { left: HELPED, before, helped: true, pause }
+            }
+            Self::Look { left: 0, pause, .. } => {
+                let [_, most] = PAUSES;
+                Self::Rest { left: pause, pause: if pause < most { pause * 2 } else { most } }
+            }
+            Self::Look { left, before, helped, pause } => {
+                Self::Look { left: left - 1, before, helped, pause }
+            }
+        }
+    }
 }
 
 impl Spin {
     /// One that looks for `window` at most. Nothing has come yet.
     pub(super) fn new(window: Duration) -> Self {
-        let window = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4);
-        Self { window, interval: 4 * window, quiet_since: 0, looked: 0, looking: false }
+        let most = u64::MAX / LONG;
+        let window = u64::try_from(window.as_nanos()).unwrap_or(most).min(most);
+        let (interval, trial) = (LONG * window, Trial::FIRST);
+        Self { window, interval, quiet_since: 0, looked: 0, looking: false, trial }
     }
 
     /// Whether to look without waiting, rather than to sleep.
@@ -42,7 +97,7 @@ impl Spin {
 
     /// Frames have come at `now`.
     pub(super) fn came(&mut self, now: u64) {
-        let interval = now.saturating_sub(self.quiet_since).min(4 * self.window);
+        let interval = now.saturating_sub(self.quiet_since).min(LONG * self.window);
         self.interval = self.interval - self.interval / 8 + interval / 8;
     }
 
@@ -50,14 +105,25 @@ impl Spin {
     pub(super) const fn done(&mut self, now: u64) {
         self.quiet_since = now;
         self.looked = now;
-        self.looking = self.interval < self.window;
+        let quick = self.interval < self.window;
+        self.trial = if quick {
+            Trial::FIRST
+        } else {
+            // Not when nearly all of them are as long as counts.
+            self.trial.next(self.interval, self.interval < LONG * self.window / 16 * 15)
+        };
+        self.looking = quick || matches!(self.trial, Trial::Look { .. });
     }
 
     /// A look at `now` found nothing.
     pub(super) const fn missed(&mut self, now: u64) {
         let late = now.saturating_sub(self.looked) > LATE;
+        let patience = match self.trial {
+            Trial::Rest { .. } => self.window,
+            Trial::Look { .. } => LONG * self.window,
+        };
         self.looked = now;
-        self.looking = !late && now.saturating_sub(self.quiet_since) < self.window;
+        self.looking = !late && now.saturating_sub(self.quiet_since) < patience;
     }
 }
 
@@ -95,7 +161,7 @@ mod tests {
 
     #[test]
     fn slow_traffic_never_makes_it_look() {
-        for interval in [60 * MICRO, 1000 * MICRO, 1_000_000 * MICRO] {
+        for interval in [190 * MICRO, 1000 * MICRO, 1_000_000 * MICRO] {
             let mut spin = spin();
             let mut now = 0;
             for _ in 0..1000 {
@@ -103,6 +169,53 @@ mod tests {
                 assert!(!spin.looking(), "{interval} ns apart");
             }
         }
+    }
+
+    #[test]
+    fn what_has_a_pace_of_its_own_is_hardly_ever_tried() {
+        for interval in [60 * MICRO, 150 * MICRO] {
+            let mut spin = spin();
+            let (mut now, mut looked) = (0, [0; 2]);
+            for count in 0..200_000 {
+                now = frames(&mut spin, now, interval, 1);
+                looked[count / 100_000] += u32::from(spin.looking());
+            }
+            let [first, then] = looked;
+            assert!(first > 0, "tried, {interval} ns apart");
+            assert!(first < 1000 && then < 200, "{first}, {then}, {interval} ns apart");
+        }
+    }
+
+    /// A conversation that takes `asleep` from frame to frame when the worker sleeps between them, and
+    /// `awake` when it looks. Returns the mean time of the last of so many frames.
+    fn talk(spin: &mut Spin, asleep: u64, awake: u64, count: u64) -> u64 {
+        let (mut now, mut last) = (0, 0);
+        for n in 0..count {
+            // It looks every two microseconds until the frame is there, or it has fallen asleep.
+            let came = now + awake;
+            let mut look = now;
+            while spin.looking() && look < came {
+                look += 2 * MICRO;
+                spin.missed(look);
+            }
+            let next = if spin.looking() { came } else { now + asleep };
+            last += if n >= count / 2 { next - now } else { 0 };
+            now = frames(spin, next - MICRO, MICRO, 1);
+        }
+        last / (count - count / 2)
+    }
+
+    #[test]
+    fn a_conversation_that_only_sleep_makes_slow_is_woken_up() {
+        // Everybody else is as quick as can be, or takes longer than the window.
+        for (asleep, awake) in [(140, 20), (180, 45), (140, 70), (180, 110)] {
+            let mean = talk(&mut spin(), asleep * MICRO, awake * MICRO, 10_000);
+            let slack = (asleep - awake) * MICRO / 10;
+            assert!(mean < awake * MICRO + slack, "{mean} ns with {awake} awake");
+        }
+        // It gains too little to be worth a processor.
+        let mean = talk(&mut spin(), 140 * MICRO, 120 * MICRO, 100_000);
+        assert!(mean > 139 * MICRO, "{mean} ns");
     }
 
     #[test]
