@@ -16,15 +16,19 @@ use std::time::Duration;
 /// than a pod needs to answer a frame.
 const LATE: u64 = 20_000;
 
-/// In windows: no interval counts for more, and a try looks for as long after a frame.
+/// In windows: what an interval counts for at most where it is asked whether frames come quickly.
 const LONG: u64 = 4;
+/// And where it is asked whether a try is worth it; also for how long a try looks after a frame. A processor
+/// that was halted may have been given to another machine meanwhile: some hundred microseconds, four times
+/// in a round trip.
+const LONGEST: u64 = 16;
 
-/// Frames of a try: enough for the mean interval to be that of these.
+/// Frames of a try: enough for the mean interval to be that of these, whatever was before.
 const TRY: u32 = 32;
 /// Frames for which a try that helped is gone on with before it is seen how it is without.
 const HELPED: u32 = 1024;
-/// Frames of sleep in which that is seen.
-const WITHOUT: u32 = 16;
+/// Frames of sleep in which that is seen; as enough.
+const WITHOUT: u32 = 40;
 /// Frames until the next try after the first one that did not help, and after many.
 const PAUSES: [u32; 2] = [64, 1 << 15];
 
@@ -38,6 +42,8 @@ pub(super) struct Spin {
     /// Mean time from the end of a turn's work to the next frame, of the latest eight or so. None
     /// counts for more than four windows, so that a pause is forgotten after a dozen quick frames.
     interval: u64,
+    /// The same, none counting for more than sixteen: what tries go by.
+    pace: u64,
     /// When the last turn that had frames ended.
     quiet_since: u64,
     /// When it was last looked.
@@ -51,23 +57,23 @@ pub(super) struct Spin {
 enum Trial {
     /// Not for so many frames; and for `pause` if the next try does not help.
     Rest { left: u32, pause: u32 },
-    /// For so many frames. The mean interval was `before`; whether it has become much shorter since
-    /// is known once `helped`.
+    /// For so many frames. Their pace was `before`; that it has become much quicker is known once
+    /// `helped`.
     Look { left: u32, before: u64, helped: bool, pause: u32 },
 }
 
 impl Trial {
     const FIRST: Self = Self::Rest { left: WITHOUT, pause: PAUSES[0] };
 
-    /// What to do after a frame, with intervals as they are; `tryable` if they are worth a try.
-    const fn next(self, interval: u64, tryable: bool) -> Self {
+    /// What to do after a frame, with frames at this pace; `tryable` if it is worth a try.
+    const fn next(self, pace: u64, tryable: bool) -> Self {
         match self {
             Self::Rest { left: 0, pause } if tryable => {
-                Self::Look { left: TRY, before: interval, helped: false, pause }
+                Self::Look { left: TRY, before: pace, helped: false, pause }
             }
             Self::Rest { left, pause } => Self::Rest { left: left.saturating_sub(1), pause },
             Self::Look { left: 0, helped: true, .. } => Self::FIRST,
-            Self::Look { left: 0, before, pause, .. } if interval < before / 4 * 3 => {
+            Self::Look { left: 0, before, pause, .. } if pace < before / 4 * 3 => {
                 Self::Look { left: HELPED, before, helped: true, pause }
             }
             Self::Look { left: 0, pause, .. } => {
@@ -84,10 +90,11 @@ impl Trial {
 impl Spin {
     /// One that looks for `window` at most. Nothing has come yet.
     pub(super) fn new(window: Duration) -> Self {
-        let most = u64::MAX / LONG;
+        let most = u64::MAX / LONGEST;
         let window = u64::try_from(window.as_nanos()).unwrap_or(most).min(most);
-        let (interval, trial) = (LONG * window, Trial::FIRST);
-        Self { window, interval, quiet_since: 0, looked: 0, looking: false, trial }
+        let (interval, pace) = (LONG * window, LONGEST * window);
+        let (looking, trial) = (false, Trial::FIRST);
+        Self { window, interval, pace, quiet_since: 0, looked: 0, looking, trial }
     }
 
     /// Whether to look without waiting, rather than to sleep.
@@ -97,8 +104,10 @@ impl Spin {
 
     /// Frames have come at `now`.
     pub(super) fn came(&mut self, now: u64) {
-        let interval = now.saturating_sub(self.quiet_since).min(LONG * self.window);
-        self.interval = self.interval - self.interval / 8 + interval / 8;
+        let passed = now.saturating_sub(self.quiet_since);
+        let mean = |of: u64, windows| of - of / 8 + passed.min(windows * self.window) / 8;
+        self.interval = mean(self.interval, LONG);
+        self.pace = mean(self.pace, LONGEST);
     }
 
     /// They have been taken, at `now`.
@@ -110,7 +119,7 @@ impl Spin {
             Trial::FIRST
         } else {
             // Not when nearly all of them are as long as counts.
-            self.trial.next(self.interval, self.interval < LONG * self.window / 16 * 15)
+            self.trial.next(self.pace, self.pace < (LONGEST - 1) * self.window)
         };
         self.looking = quick || matches!(self.trial, Trial::Look { .. });
     }
@@ -120,7 +129,7 @@ impl Spin {
         let late = now.saturating_sub(self.looked) > LATE;
         let patience = match self.trial {
             Trial::Rest { .. } => self.window,
-            Trial::Look { .. } => LONG * self.window,
+            Trial::Look { .. } => LONGEST * self.window,
         };
         self.looked = now;
         self.looking = !late && now.saturating_sub(self.quiet_since) < patience;
@@ -161,7 +170,7 @@ mod tests {
 
     #[test]
     fn slow_traffic_never_makes_it_look() {
-        for interval in [190 * MICRO, 1000 * MICRO, 1_000_000 * MICRO] {
+        for interval in [760 * MICRO, 1000 * MICRO, 1_000_000 * MICRO] {
             let mut spin = spin();
             let mut now = 0;
             for _ in 0..1000 {
@@ -173,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_has_a_pace_of_its_own_is_hardly_ever_tried() {
-        for interval in [60 * MICRO, 150 * MICRO] {
+        for interval in [60 * MICRO, 150 * MICRO, 700 * MICRO] {
             let mut spin = spin();
             let (mut now, mut looked) = (0, [0; 2]);
             for count in 0..200_000 {
@@ -208,7 +217,8 @@ mod tests {
     #[test]
     fn a_conversation_that_only_sleep_makes_slow_is_woken_up() {
         // Everybody else is as quick as can be, or takes longer than the window.
-        for (asleep, awake) in [(140, 20), (180, 45), (140, 70), (180, 110)] {
+        for (asleep, awake) in [(140, 20), (180, 45), (140, 70), (180, 110), (600, 400), (700, 25)]
+        {
             let mean = talk(&mut spin(), asleep * MICRO, awake * MICRO, 10_000);
             let slack = (asleep - awake) * MICRO / 10;
             assert!(mean < awake * MICRO + slack, "{mean} ns with {awake} awake");
