@@ -14,12 +14,13 @@ use crate::{Dest, Fdb, SegmentId};
 /// One segment at one moment, for frames that teach nothing: their source is known where they come
 /// from. For all others there are [`Reader::lookup`](crate::Reader::lookup) and
 /// [`Reader::learn`](crate::Reader::learn). It writes nothing, and what others write meanwhile it may see
-/// or not; so it is for as many frames as a driver takes in one go, and not to be kept.
+/// or not; so it is for as many frames as a driver takes in one go, and not to be kept (16 million removals from
+/// one bucket between [`View::foresee`] and [`View::find`] could show another station's place).
 #[derive(Debug)]
 pub struct View<'r> {
     pub(crate) fdb: &'r Fdb,
     pub(crate) hot: &'r Hot,
-    /// As published after `generation` was read.
+    /// Found to be the published ones after `generation` was read.
     pub(crate) tables: &'r [Table; SHARDS],
     pub(crate) known: &'r mut Known,
     pub(crate) id: SegmentId,
@@ -35,7 +36,8 @@ pub struct Foreseen<'r> {
 }
 
 impl<'r> View<'r> {
-    /// Has a station's entry fetched. One look-up waits for memory as long as a dozen of these in a row.
+    /// Has a station's entry fetched; never `None`, as far as anybody knows. One look-up waits for memory as
+    /// long as a dozen of these in a row.
     #[inline(always)]
     #[must_use]
     pub fn foresee(&self, mac: StationBits) -> Option<Foreseen<'r>> {

@@ -136,7 +136,7 @@ impl Engine {
 
     /// Forwards frames that were read from `port`, one after the other, as [`Self::from_port`] does. Their
     /// destinations are looked up side by side, which is what look-ups among many stations need: they
-    /// wait for memory. What other workers learn meanwhile may show 32 frames late.
+    /// wait for memory. What others change in the table meanwhile may show 32 frames late.
     pub fn burst_from_port(
         &mut self,
         now: Tick,

@@ -28,11 +28,12 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// The tunnel of a datagram that `segment` takes from `vtep`, if its frames may take the fast path.
+    /// The tunnel of a datagram that a bridged segment takes from `vtep`, if its frames may take the fast
+    /// path.
     pub(crate) fn of(outer: Outer, segment: &Segment, vtep: &Vtep) -> Option<Self> {
         let Outer { peer, header, .. } = outer;
-        let (vtep, plain) = (vtep.id, !header.reserved_bits_set && segment.is_bridged());
-        plain.then_some(Self { peer, header, vtep, segment: segment.id })
+        let tunnel = Self { peer, header, vtep: vtep.id, segment: segment.id };
+        (!header.reserved_bits_set).then_some(tunnel)
     }
 }
 

@@ -196,7 +196,7 @@ fn to_port<'t, R>(
     }
 }
 
-/// Whether every frame that this is on a wire has at most `mtu` bytes from `l3` on, where layer 3 begins. A TCP superframe
+/// Whether every frame that this is on a wire has at most `mtu` bytes of layer 3, which begins at `l3`. A TCP superframe
 /// always does: it is cut to what fits (RFC 9293 leaves the segment boundaries to the sender).
 #[inline]
 pub(crate) fn fits(frame: &Frame<'_>, l3: usize, mtu: u16) -> bool {

@@ -147,7 +147,7 @@ pub struct Topology {
 pub(crate) struct Gate {
     pub(crate) port: PortId,
     pub(crate) segment: SegmentId,
-    /// As the port's, which is never zero.
+    /// As the port's; one that has none has no gate.
     pub(crate) mtu: NonZeroU16,
 }
 

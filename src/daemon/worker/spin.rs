@@ -18,31 +18,37 @@ const LATE: u64 = 20_000;
 
 /// In windows: what an interval counts for at most where it is asked whether frames come quickly.
 const LONG: u64 = 4;
-/// And where it is asked whether a try is worth it; also for how long a try looks after a frame. A processor
-/// that was halted may have been given to another machine meanwhile: some hundred microseconds, four times
-/// in a round trip.
+/// And where it is asked whether a try is worth it, but no more than [`REACH`]; also for how long a try looks
+/// after a frame. A processor that was halted may have been given to another machine meanwhile: some hundred
+/// microseconds, four times in a round trip.
 const LONGEST: u64 = 16;
+/// Nanoseconds.
+const REACH: u64 = 1_000_000;
 
-/// Frames of a try: enough for the mean interval to be that of these, whatever was before.
-const TRY: u32 = 32;
-/// Frames for which a try that helped is gone on with before it is seen how it is without.
-const HELPED: u32 = 1024;
+/// Frames of a part of a try: enough for the mean interval to be that of these, whatever was before.
+const PART: u32 = 32;
+/// Parts after which a try has helped for certain: by chance not so many come quickly in a row.
+const HELPED: u32 = 4;
+/// And after which it is seen how it is without.
+const PARTS: u32 = 32;
 /// Frames of sleep in which that is seen; as enough.
 const WITHOUT: u32 = 40;
 /// Frames until the next try after the first one that did not help, and after many.
-const PAUSES: [u32; 2] = [64, 1 << 15];
+const PAUSES: [u32; 2] = [64, 1 << 13];
 
-/// When frames came, as far as it matters for the next pause. All times are nanoseconds of one
-/// monotonic clock.
+/// When turns had something to do (frames, mostly), as far as it matters for the next pause. All times are
+/// nanoseconds of one monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spin {
-    /// For how long to look at most after the last frame; also the longest mean interval between
-    /// frames at which it looks without a try. Zero: never.
+    /// For how long to look after the last frame, but for tries; also the longest mean interval between
+    /// frames at which it looks without one. Zero: never.
     window: u64,
+    /// The same for tries.
+    reach: u64,
     /// Mean time from the end of a turn's work to the next frame, of the latest eight or so. None
     /// counts for more than four windows, so that a pause is forgotten after a dozen quick frames.
     interval: u64,
-    /// The same, none counting for more than sixteen: what tries go by.
+    /// The same, none counting for more than the reach: what tries go by.
     pace: u64,
     /// When the last turn that had frames ended.
     quiet_since: u64,
@@ -57,9 +63,9 @@ pub(super) struct Spin {
 enum Trial {
     /// Not for so many frames; and for `pause` if the next try does not help.
     Rest { left: u32, pause: u32 },
-    /// For so many frames. Their pace was `before`; that it has become much quicker is known once
-    /// `helped`.
-    Look { left: u32, before: u64, helped: bool, pause: u32 },
+    /// For so many frames, after so many parts in which they came at less than three quarters of
+    /// `before`.
+    Look { left: u32, parts: u32, before: u64, pause: u32 },
 }
 
 impl Trial {
@@ -69,19 +75,31 @@ impl Trial {
     const fn next(self, pace: u64, tryable: bool) -> Self {
         match self {
             Self::Rest { left: 0, pause } if tryable => {
-                Self::Look { left: TRY, before: pace, helped: false, pause }
+                Self::Look { left: PART, parts: 0, before: pace, pause }
             }
             Self::Rest { left, pause } => Self::Rest { left: left.saturating_sub(1), pause },
-            Self::Look { left: 0, helped: true, .. } => Self::FIRST,
-            Self::Look { left: 0, before, pause, .. } if pace < before / 4 * 3 => {
-                Self::Look { left: HELPED, before, helped: true, pause }
+            Self::Look { left, parts, before, pause } if left > 0 && tryable => {
+                Self::Look { left: left - 1, parts, before, pause }
             }
-            Self::Look { left: 0, pause, .. } => {
-                let [_, most] = PAUSES;
-                Self::Rest { left: pause, pause: if pause < most { pause * 2 } else { most } }
+            Self::Look { parts, before, pause, .. } => {
+                if tryable && pace < before / 4 * 3 && parts < PARTS {
+                    Self::Look { left: PART, parts: parts + 1, before, pause }
+                } else if parts >= HELPED {
+                    Self::FIRST
+                } else {
+                    let [_, most] = PAUSES;
+                    Self::Rest { left: pause, pause: if pause < most { pause * 2 } else { most } }
+                }
             }
-            Self::Look { left, before, helped, pause } => {
-                Self::Look { left: left - 1, before, helped, pause }
+        }
+    }
+
+    /// What to do after a frame when frames come quickly anyhow.
+    const fn quick(self) -> Self {
+        match self {
+            Self::Rest { left, pause } if left > WITHOUT => Self::Rest { left: left - 1, pause },
+            Self::Rest { pause, .. } | Self::Look { pause, .. } => {
+                Self::Rest { left: WITHOUT, pause }
             }
         }
     }
@@ -92,9 +110,9 @@ impl Spin {
     pub(super) fn new(window: Duration) -> Self {
         let most = u64::MAX / LONGEST;
         let window = u64::try_from(window.as_nanos()).unwrap_or(most).min(most);
-        let (interval, pace) = (LONG * window, LONGEST * window);
-        let (looking, trial) = (false, Trial::FIRST);
-        Self { window, interval, pace, quiet_since: 0, looked: 0, looking, trial }
+        let reach = (LONGEST * window).min(REACH).max(window);
+        let (interval, pace, trial) = (LONG * window, reach, Trial::FIRST);
+        Self { window, reach, interval, pace, quiet_since: 0, looked: 0, looking: false, trial }
     }
 
     /// Whether to look without waiting, rather than to sleep.
@@ -105,9 +123,9 @@ impl Spin {
     /// Frames have come at `now`.
     pub(super) fn came(&mut self, now: u64) {
         let passed = now.saturating_sub(self.quiet_since);
-        let mean = |of: u64, windows| of - of / 8 + passed.min(windows * self.window) / 8;
-        self.interval = mean(self.interval, LONG);
-        self.pace = mean(self.pace, LONGEST);
+        let mean = |of: u64, most| of - of / 8 + passed.min(most) / 8;
+        self.interval = mean(self.interval, LONG * self.window);
+        self.pace = mean(self.pace, self.reach);
     }
 
     /// They have been taken, at `now`.
@@ -116,10 +134,10 @@ impl Spin {
         self.looked = now;
         let quick = self.interval < self.window;
         self.trial = if quick {
-            Trial::FIRST
+            self.trial.quick()
         } else {
             // Not when nearly all of them are as long as counts.
-            self.trial.next(self.pace, self.pace < (LONGEST - 1) * self.window)
+            self.trial.next(self.pace, self.pace < self.reach / 16 * 15)
         };
         self.looking = quick || matches!(self.trial, Trial::Look { .. });
     }
@@ -129,7 +147,7 @@ impl Spin {
         let late = now.saturating_sub(self.looked) > LATE;
         let patience = match self.trial {
             Trial::Rest { .. } => self.window,
-            Trial::Look { .. } => LONGEST * self.window,
+            Trial::Look { .. } => self.reach,
         };
         self.looked = now;
         self.looking = !late && now.saturating_sub(self.quiet_since) < patience;
@@ -181,17 +199,56 @@ mod tests {
     }
 
     #[test]
+    fn a_try_ends_when_the_conversation_does() {
+        let mut spin = spin();
+        talk(&mut spin, 180 * MICRO, 110 * MICRO, 1000);
+        assert!(spin.looking());
+        let looked = looked(&mut spin, 1000, || 900 * MICRO);
+        assert!(looked < 32, "{looked} times, for a thousand seldom frames");
+    }
+
+    #[test]
+    fn bursts_between_frames_do_not_make_it_try_again_and_again() {
+        let (mut spin, mut count) = (spin(), 0);
+        let looked = looked(&mut spin, 200_000, || {
+            count += 1;
+            if count % 112 < 100 { 150 * MICRO } else { 20 * MICRO }
+        });
+        // Most of them are the quick ones, after each of which it looks.
+        assert!(looked < 30_000, "{looked} of 200,000");
+    }
+
+    /// How many of so many frames, which come at intervals that `next` tells, are followed by looking.
+    fn looked(spin: &mut Spin, count: u32, mut next: impl FnMut() -> u64) -> u32 {
+        let mut now = 0;
+        let mut step = || {
+            now = frames(spin, now, next(), 1);
+            u32::from(spin.looking())
+        };
+        (0..count).map(|_| step()).sum()
+    }
+
+    #[test]
     fn what_has_a_pace_of_its_own_is_hardly_ever_tried() {
-        for interval in [60 * MICRO, 150 * MICRO, 700 * MICRO] {
+        for interval in [60, 150, 700] {
             let mut spin = spin();
-            let (mut now, mut looked) = (0, [0; 2]);
-            for count in 0..200_000 {
-                now = frames(&mut spin, now, interval, 1);
-                looked[count / 100_000] += u32::from(spin.looking());
-            }
-            let [first, then] = looked;
-            assert!(first > 0, "tried, {interval} ns apart");
-            assert!(first < 1000 && then < 200, "{first}, {then}, {interval} ns apart");
+            let first = looked(&mut spin, 100_000, || interval * MICRO);
+            let then = looked(&mut spin, 100_000, || interval * MICRO);
+            assert!(first > 0, "tried, {interval} µs apart");
+            assert!(first < 1000 && then < 1000, "{first}, {then}, {interval} µs apart");
+        }
+    }
+
+    #[test]
+    fn what_comes_by_chance_is_hardly_ever_tried() {
+        for mean in [200.0, 300.0, 500.0] {
+            let mut random = 1_u64;
+            let looked = looked(&mut spin(), 400_000, || {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let uniform = ((random >> 11) as f64 + 1.0) / (1_u64 << 53) as f64;
+                (-uniform.ln() * mean) as u64 * MICRO
+            });
+            assert!(looked < 12_000, "{looked} of 400,000, {mean} µs apart");
         }
     }
 

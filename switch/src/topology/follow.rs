@@ -349,6 +349,7 @@ mod tests {
         let found: Vec<_> = (0..12).map(|n| topology.by_ip.get(&Address(ip(n)))).collect();
         let ports: Vec<_> =
             topology.ports().map(|port| (port.id, &port.spec, &port.mode)).collect();
+        let gates: Vec<_> = topology.ports().map(|port| topology.gate(port.id)).collect();
         let segments = topology.segments().map(|segment| {
             let owners: Vec<_> = (0..8_u8)
                 .flat_map(|third| [7_u8, 9].map(|last| Ipv4Addr::new(10, 0, third, last).into()))
@@ -362,7 +363,7 @@ mod tests {
         });
         let segments: Vec<_> = segments.collect();
         let names = (&topology.segment_names, &topology.port_names);
-        format!("{vteps:?} {found:?} {ports:?} {segments:?} {names:?}")
+        format!("{vteps:?} {found:?} {ports:?} {gates:?} {segments:?} {names:?}")
     }
 
     proptest::proptest! {
