@@ -41,7 +41,7 @@ impl Head {
     #[must_use]
     pub fn copy_of(head: &[u8]) -> Self {
         let mut copy = Self::new();
-        copy.take(head);
+        copy.copy_from(head);
         copy
     }
 
@@ -55,7 +55,7 @@ impl Head {
     /// Becomes a copy of a frame's head, as [`Self::copy_of`], where it lies: a copy that is put together
     /// elsewhere and moved is read before the writes to it are done with, and waits for them.
     #[inline]
-    pub fn take(&mut self, head: &[u8]) {
+    pub fn copy_from(&mut self, head: &[u8]) {
         debug_assert!(head.len() <= CAPACITY, "a head of {} bytes", head.len());
         let len = head.len().min(CAPACITY);
         self.start = HEADROOM.min(CAPACITY - len);

@@ -111,7 +111,7 @@ impl<'e> Router<'e> {
         sink: &mut impl Sink,
     ) {
         let mut head = Head::new();
-        head.take(frame.head);
+        head.copy_from(frame.head);
         head.set_dst(hop.mac.get());
         head.set_src(GATEWAY_MAC.get());
         if hop.ages {
