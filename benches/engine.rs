@@ -86,6 +86,14 @@ impl Bench {
         Self { engine, fdb, sink: Counting::default(), ports, trunk }
     }
 
+    /// One with so many stations behind its second port, and a driver's few buffers with frames from the
+    /// first one.
+    fn among(macs: u32) -> (Self, Vec<Vec<u8>>) {
+        let bench = Self::new(2);
+        bench.learn(1..macs + 1, Dest::Port(bench.ports[1]));
+        (bench, vec![frame(station(1).get(), 0x00ff_0001, SMALL, None); RING])
+    }
+
     fn learn(&self, macs: impl Iterator<Item = u32>, dest: Dest) {
         let segment = self.engine.topology().segment_named("blue").expect("the segment").id;
         for n in macs {
@@ -123,28 +131,25 @@ const SMALL: usize = 6;
 /// Frames after which a driver comes back to a buffer.
 const RING: usize = 256;
 
+/// Addresses the `n`th frame to another station than the frame that lay there before. A stride that is
+/// coprime to the counts: neighbours in the table do not follow each other.
+fn address(bytes: &mut [u8], n: usize, macs: u32) {
+    let to = station(1 + (n * 7_919 % macs as usize) as u32);
+    bytes[..6].copy_from_slice(&to.get().0);
+}
+
 fn unicast(c: &mut Criterion) {
     let mut group = c.benchmark_group("unicast_64B");
     group.throughput(Throughput::Elements(1));
     for macs in [1, 1_000, 64_000] {
-        let mut bench = Bench::new(2);
-        let (from, to) = (bench.ports[0], bench.ports[1]);
-        bench.learn(1..macs + 1, Dest::Port(to));
-        // Frames lie in a driver's few buffers, and each has another destination than the one that
-        // lay there before. A stride that is coprime to the counts: neighbours in the table do not
-        // follow each other.
-        let mut ring = vec![frame(station(1).get(), 0x00ff_0001, SMALL, None); RING];
-        let mut n = 0;
-        let mut next = |ring: &mut [Vec<u8>]| {
-            n += 1;
-            let bytes = &mut ring[n % RING];
-            bytes[..6].copy_from_slice(&station(1 + (n * 7_919 % macs as usize) as u32).get().0);
-            n % RING
-        };
+        let (mut bench, mut ring) = Bench::among(macs);
+        let (from, mut n) = (bench.ports[0], 0);
         group.bench_function(BenchmarkId::from_parameter(macs), |b| {
             b.iter(|| {
-                let at = next(&mut ring);
-                let unit = Contiguous::new(&ring[at], Offload::default());
+                n += 1;
+                let bytes = &mut ring[n % RING];
+                address(bytes, n, macs);
+                let unit = Contiguous::new(bytes, Offload::default());
                 bench.engine.from_port(NOW, from, &unit.frame(), &mut bench.sink);
             });
         });
@@ -160,19 +165,15 @@ fn burst(c: &mut Criterion) {
     let mut group = c.benchmark_group("burst_64B");
     group.throughput(Throughput::Elements(BURST as u64));
     for macs in [1, 1_000, 64_000] {
-        let mut bench = Bench::new(2);
-        let (from, to) = (bench.ports[0], bench.ports[1]);
-        bench.learn(1..macs + 1, Dest::Port(to));
-        let mut ring = vec![frame(station(1).get(), 0x00ff_0001, SMALL, None); RING];
-        let mut n = 0;
+        let (mut bench, mut ring) = Bench::among(macs);
+        let (from, mut n) = (bench.ports[0], 0);
         group.bench_function(BenchmarkId::from_parameter(macs), |b| {
             b.iter(|| {
                 let at = n % RING;
                 let frames = &mut ring[at..at + BURST];
                 for bytes in frames.iter_mut() {
                     n += 1;
-                    let to = station(1 + (n * 7_919 % macs as usize) as u32);
-                    bytes[..6].copy_from_slice(&to.get().0);
+                    address(bytes, n, macs);
                 }
                 let units: [Contiguous<'_>; BURST] =
                     std::array::from_fn(|at| Contiguous::new(&frames[at], Offload::default()));

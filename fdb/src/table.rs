@@ -17,7 +17,8 @@
 //! them too, and who sees the changes sees the cleared key as well, not the key from before. If
 //! that key was there earlier, who sees the key sees the word that was written before it. A reader
 //! never waits: it starts anew only when something was removed. The changes are counted modulo
-//! 2^24, so a look-up may not take as long as 16 million removals from one bucket.
+//! 2^24, so a look-up may not take as long as 16 million removals from one bucket. The first reading
+//! of them may be long ago ([`Glance`]): more has to be the same then, not less.
 //!
 //! An entry stays in its slot as long as it lives, so a reader finds it whoever else comes and
 //! goes. A larger table is filled under the shard's lock and published whole; who still reads the
