@@ -30,6 +30,12 @@ impl Ecn {
         }
     }
 
+    /// Whether this in an outer header changes no inner field, whatever that is ([`decapsulate`]).
+    #[must_use]
+    pub const fn leaves_inner(self) -> bool {
+        matches!(self, Self::NotEct | Self::Ect0)
+    }
+
     /// The field's two bits.
     #[must_use]
     pub const fn bits(self) -> u8 {
@@ -102,6 +108,15 @@ mod tests {
     use super::*;
     use crate::testing::{tcp4, tcp6};
     use Ecn::{Ce, Ect0, Ect1, NotEct};
+
+    #[test]
+    fn what_leaves_the_inner_field_alone_is_known_from_the_outer_one() {
+        for outer in (0..4).map(Ecn::of_tos) {
+            let leaves =
+                (0..4).map(Ecn::of_tos).all(|inner| decapsulate(outer, inner) == Ok(inner));
+            assert_eq!(outer.leaves_inner(), leaves, "{outer:?}");
+        }
+    }
 
     #[test]
     fn rfc_6040_figure_4() {

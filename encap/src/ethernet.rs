@@ -7,7 +7,7 @@ use crate::{EtherType, MacAddr, StationBits};
 pub const HEADER_LEN: usize = 14;
 
 /// Bytes of the two addresses.
-pub(crate) const MACS_LEN: usize = 12;
+const MACS_LEN: usize = 12;
 
 /// Tags that are looked behind for layer 3; a third one makes the frame's payload opaque.
 const TAGS_MAX: usize = 2;

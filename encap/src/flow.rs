@@ -1,7 +1,7 @@
 //! Which flow a frame belongs to, as one number.
 
 use crate::EtherType;
-use crate::ethernet::{Ethernet, MACS_LEN};
+use crate::ethernet::Ethernet;
 use crate::inet::Inet;
 
 /// A hash of the inner flow: MAC addresses and EtherType, IP addresses and protocol, and ports
@@ -36,13 +36,11 @@ impl FlowHash {
     #[inline]
     pub fn with(head: &[u8], l3_type: EtherType, inet: Option<&Inet>, seed: u64) -> Self {
         let [k0, k1, k2, k3] = KEYS;
-        let Some(macs) = head.first_chunk::<MACS_LEN>() else { return finish(seed) };
-        let mut first = [0; 8];
-        let mut last = [0; 4];
-        first.copy_from_slice(&macs[..8]);
-        last.copy_from_slice(&macs[8..]);
+        // The addresses as they lie, in eight bytes and four.
+        let Some((&first, rest)) = head.split_first_chunk() else { return finish(seed) };
+        let Some(&rest) = rest.first_chunk() else { return finish(seed) };
         let kind = u32::from(l3_type.0) << 8 | inet.map_or(0, |inet| u32::from(inet.proto));
-        let rest = u64::from(u32::from_le_bytes(last)) << 32 | u64::from(kind);
+        let rest = u64::from(u32::from_le_bytes(rest)) << 32 | u64::from(kind);
         let mut state = fold(seed ^ k0 ^ u64::from_le_bytes(first), k1 ^ rest);
         let Some(inet) = inet else { return finish(state) };
         let addresses = inet.address_bytes(head);

@@ -8,7 +8,7 @@ use crate::reason::DropReason;
 use crate::sink::{Remote, Sink};
 use crate::topology::{Member, Segment, Topology};
 use core::convert::Infallible;
-use encap::{FlowHash, Frame, Head, Inet, Offload, Tag, VlanId};
+use encap::{EtherType, Ethernet, FlowHash, Frame, Head, Inet, Offload, Tag, VlanId};
 use fdb::{PortId, VtepId};
 
 /// How a decision names its VTEPs.
@@ -85,11 +85,8 @@ impl Egress<'_> {
 
     #[inline(always)]
     fn to_remote(&self, vteps: &[VtepId], frame: &mut Retagged<'_>, sink: &mut impl Sink) {
-        // A copy: what is lent to a function lies in memory, on all paths that lead here or elsewhere.
-        let ethernet = &{ self.admitted.ethernet };
-        let inet = Inet::at(self.frame.head, ethernet);
-        let flow = FlowHash::with(self.frame.head, ethernet.l3_type, inet.as_ref(), self.seed);
-        let tos = inet.map_or(0, |inet| inet.tos);
+        let Ethernet { l3_type, l3, .. } = self.admitted.ethernet;
+        let (flow, tos) = flow_and_tos(self.frame.head, l3_type, l3, self.seed);
         let remote = Remote { vteps, vni: self.segment.spec.vni, flow, tos };
         sink.to_vteps(remote, &frame.with(None));
     }
@@ -117,6 +114,19 @@ impl Egress<'_> {
             rest = others;
         }
     }
+}
+
+/// What the underlay has to know of a head whose layer 3 is of this type and begins here.
+#[inline(always)]
+pub(crate) fn flow_and_tos(
+    head: &[u8],
+    l3_type: EtherType,
+    l3: usize,
+    seed: u64,
+) -> (FlowHash, u8) {
+    let inet = Inet::behind(head, l3_type, l3);
+    let flow = FlowHash::with(head, l3_type, inet.as_ref(), seed);
+    (flow, inet.map_or(0, |inet| inet.tos))
 }
 
 /// A frame as its outputs want it tagged. The last edited head is kept: the members of a flood mostly

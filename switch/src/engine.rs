@@ -442,8 +442,7 @@ fn ecn_applied<'f>(
     scratch: &'f mut Option<Head>,
 ) -> Result<Frame<'f>, DropReason> {
     let outer = Ecn::of_tos(outer_tos);
-    if matches!(outer, Ecn::NotEct | Ecn::Ect0) {
-        // Neither changes an inner field, whatever it is.
+    if outer.leaves_inner() {
         return Ok(*frame);
     }
     let Some(inet) = Inet::at(frame.head, &admitted.ethernet) else { return Ok(*frame) };

@@ -5,13 +5,14 @@
 //! unusual in any way is left to them, from the beginning, and nothing has been written by then.
 
 use crate::counters::Weight;
+use crate::egress::flow_and_tos;
 use crate::engine::Outer;
 use crate::forward::fits;
 use crate::sink::{Remote, Sink};
 use crate::topology::{Segment, Topology, Vtep};
 use encap::ecn::Ecn;
 use encap::ethernet::HEADER_LEN;
-use encap::{EtherType, FlowHash, Frame, Inet, Plain, vxlan};
+use encap::{EtherType, Frame, Plain, vxlan};
 use fdb::{Dest, Foreseen, PortId, Reader, SegmentId, Tick, View, VtepId};
 use std::net::IpAddr;
 
@@ -75,8 +76,7 @@ impl<'e> FastPath<'e> {
         now: Tick,
     ) -> Option<Self> {
         let Tunnel { peer, header, vtep, segment } = *tunnel;
-        let unmarked = matches!(Ecn::of_tos(outer.tos), Ecn::NotEct | Ecn::Ect0);
-        if !unmarked || outer.header != header || outer.peer != peer {
+        if !Ecn::of_tos(outer.tos).leaves_inner() || outer.header != header || outer.peer != peer {
             return None;
         }
         Some(Self { topology, segment, from: Dest::Vtep(vtep), view: fdb.view(segment, now)? })
@@ -136,9 +136,7 @@ impl<'e> FastPath<'e> {
     ) -> Option<()> {
         let to = self.topology.vtep(to).filter(|to| fits(frame, HEADER_LEN, to.mtu()))?;
         let vni = self.topology.segment(self.segment)?.spec.vni;
-        let inet = Inet::behind(frame.head, plain.ethertype, HEADER_LEN);
-        let flow = FlowHash::with(frame.head, plain.ethertype, inet.as_ref(), seed);
-        let tos = inet.map_or(0, |inet| inet.tos);
+        let (flow, tos) = flow_and_tos(frame.head, plain.ethertype, HEADER_LEN, seed);
         let vteps = core::slice::from_ref(&to.id);
         sink.to_vteps(Remote { vteps, vni, flow, tos }, frame);
         Some(())
