@@ -186,8 +186,8 @@ pub(crate) fn what_changes_is_changed_in_place() -> Result<()> {
         };
         let rules = put(&view, &mappings)?;
         let body = rules.body();
-        keeper.want(rules);
         let wanted = count()[1] + 1;
+        keeper.want(rules);
         eventually(Duration::from_secs(5), "it is changed", || Ok(count()[1] >= wanted))?;
         // What nft makes of the whole, in a namespace where nothing was before.
         let whole = InNetns(fresh.clone()).replace(&body).map_err(anyhow::Error::msg)?;

@@ -218,6 +218,24 @@ impl Daemon {
             .unwrap_or_default()
     }
 
+    /// Stops its threads where they are; they go on with SIGCONT, see [`Self::thaw`].
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.as_ref().context("not running")?.freeze()
+    }
+
+    /// Ends [`Self::freeze`].
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.as_ref().context("not running")?.signal(Signal::SIGCONT)
+    }
+
     /// Kills it as a crash would: no last word.
     ///
     /// # Errors

@@ -7,6 +7,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 
 use crate::cell;
 
@@ -94,8 +97,23 @@ impl Background {
     /// # Errors
     ///
     /// If it is gone.
-    pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).context("kill")
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.pid()), signal).context("kill")
+    }
+
+    /// Stops it (SIGSTOP), and returns when its last thread stands still: the signal alone says
+    /// nothing of when.
+    ///
+    /// # Errors
+    ///
+    /// If it is gone.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let whose = Id::Pid(Pid::from_raw(self.pid()));
+        match waitid(whose, WaitPidFlag::WSTOPPED).context("waitid")? {
+            WaitStatus::Stopped(..) => Ok(()),
+            other => bail!("it does not stop: {other:?}"),
+        }
     }
 
     /// Waits for its end.
