@@ -5,6 +5,10 @@
 //! such an interval. It lets others run between two looks, it gives up when they need the processor,
 //! and it never does so when it is quiet: one frame after a pause always finds it asleep.
 //!
+//! How short is short goes by what comes, too: a superframe brings work for as long as dozens of small frames, at
+//! intervals as much longer. Who has worked for a while would not save much by sleeping for a little
+//! more than that, and the stream would wait for it to wake up.
+//!
 //! Where waking is dear enough, a conversation in which everybody sleeps between two frames is so slow by
 //! that alone that nobody would ever begin to look. So when intervals are long, but not that long, a worker
 //! tries: it looks for longer for some frames, and goes on if they come sooner by it. What comes at
@@ -16,7 +20,10 @@ use std::time::Duration;
 /// than a pod needs to answer a frame.
 const LATE: u64 = 20_000;
 
-/// In windows: what an interval counts for at most where it is asked whether frames come quickly.
+/// For how many times as long as its work takes a worker looks on, so that of its time a ninth or more is work.
+const WORTH: u64 = 8;
+
+/// What an interval counts for at most where it is asked whether frames come quickly, in times of the patience.
 const LONG: u64 = 4;
 /// And where it is asked whether a try is worth it, but no more than [`REACH`]; also for how long a try looks
 /// after a frame. A processor that was halted may have been given to another machine meanwhile: some hundred
@@ -40,13 +47,17 @@ const PAUSES: [u32; 2] = [64, 1 << 13];
 /// nanoseconds of one monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spin {
-    /// For how long to look after the last frame, but for tries; also the longest mean interval between
-    /// frames at which it looks without one. Zero: never.
+    /// The least [`Self::patience`]. Zero: never look.
     window: u64,
-    /// The same for tries.
+    /// The most, and for how long a try looks.
     reach: u64,
+    /// Mean time that a turn's work takes, of the latest eight or so. None counts for more than makes a
+    /// difference: somebody else may have had the processor meanwhile.
+    work: u64,
+    /// When the latest turn that had frames began.
+    began: u64,
     /// Mean time from the end of a turn's work to the next frame, of the latest eight or so. None
-    /// counts for more than four windows, so that a pause is forgotten after a dozen quick frames.
+    /// counts for more than four times the patience, so that a pause is forgotten after a dozen quick frames.
     interval: u64,
     /// The same, none counting for more than the reach: what tries go by.
     pace: u64,
@@ -112,7 +123,26 @@ impl Spin {
         let window = u64::try_from(window.as_nanos()).unwrap_or(most).min(most);
         let reach = (LONGEST * window).min(REACH).max(window);
         let (interval, pace, trial) = (LONG * window, reach, Trial::FIRST);
-        Self { window, reach, interval, pace, quiet_since: 0, looked: 0, looking: false, trial }
+        Self {
+            window,
+            reach,
+            work: 0,
+            began: 0,
+            interval,
+            pace,
+            quiet_since: 0,
+            looked: 0,
+            looking: false,
+            trial,
+        }
+    }
+
+    /// For how long to look after the last frame, but for tries; also the longest mean interval between
+    /// frames at which it looks without one.
+    const fn patience(&self) -> u64 {
+        let worth = WORTH * self.work;
+        let most = if worth < self.reach { worth } else { self.reach };
+        if most > self.window { most } else { self.window }
     }
 
     /// Whether to look without waiting, rather than to sleep.
@@ -123,16 +153,17 @@ impl Spin {
     /// Frames have come at `now`.
     pub(super) fn came(&mut self, now: u64) {
         let passed = now.saturating_sub(self.quiet_since);
-        let mean = |of: u64, most| of - of / 8 + passed.min(most) / 8;
-        self.interval = mean(self.interval, LONG * self.window);
-        self.pace = mean(self.pace, self.reach);
+        self.interval = mean(self.interval, passed, LONG * self.patience());
+        self.pace = mean(self.pace, passed, self.reach);
+        self.began = now;
     }
 
     /// They have been taken, at `now`.
     pub(super) const fn done(&mut self, now: u64) {
         self.quiet_since = now;
         self.looked = now;
-        let quick = self.interval < self.window;
+        self.work = mean(self.work, now.saturating_sub(self.began), self.reach / WORTH);
+        let quick = self.interval < self.patience();
         self.trial = if quick {
             self.trial.quick()
         } else {
@@ -146,12 +177,18 @@ impl Spin {
     pub(super) const fn missed(&mut self, now: u64) {
         let late = now.saturating_sub(self.looked) > LATE;
         let patience = match self.trial {
-            Trial::Rest { .. } => self.window,
+            Trial::Rest { .. } => self.patience(),
             Trial::Look { .. } => self.reach,
         };
         self.looked = now;
         self.looking = !late && now.saturating_sub(self.quiet_since) < patience;
     }
+}
+
+/// A mean of the latest eight or so, and one more that counts for `most` at most.
+const fn mean(of: u64, value: u64, most: u64) -> u64 {
+    let value = if value < most { value } else { most };
+    of - of / 8 + value / 8
 }
 
 #[cfg(test)]
@@ -162,14 +199,69 @@ mod tests {
 
     /// Frames every `interval`, each taken in a microsecond; returns the time after the last.
     fn frames(spin: &mut Spin, start: u64, interval: u64, count: u64) -> u64 {
+        frames_that_take(MICRO, spin, start, interval, count)
+    }
+
+    fn frames_that_take(work: u64, spin: &mut Spin, start: u64, interval: u64, count: u64) -> u64 {
         let mut now = start;
         for _ in 0..count {
             now += interval;
             spin.came(now);
-            now += MICRO;
+            now += work;
             spin.done(now);
         }
         now
+    }
+
+    /// For how long it looks when nothing comes after `now`, in microseconds.
+    fn looks_for(spin: &mut Spin, now: u64) -> u64 {
+        (1..)
+            .find(|passed| {
+                spin.missed(now + passed * MICRO);
+                !spin.looking()
+            })
+            .unwrap_or(u64::MAX)
+    }
+
+    #[test]
+    fn who_has_much_to_do_looks_for_longer() {
+        // The work, the interval and for how long it looks after the last frame, in microseconds.
+        for (work, interval, looks) in [
+            (1, 40, 50..=50),
+            (1, 60, 0..=0),
+            (40, 60, 300..=320),
+            (40, 250, 300..=320),
+            (40, 330, 0..=0),
+            (10_000, 700, 760..=800),
+            (10_000, 900, 0..=0),
+        ] {
+            let mut spin = spin();
+            let now = frames_that_take(work * MICRO, &mut spin, 0, interval * MICRO, 35);
+            let looked = if spin.looking() { looks_for(&mut spin, now) } else { 0 };
+            assert!(
+                looks.contains(&looked),
+                "{looked} µs after {work} µs of work every {interval}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_had_much_to_do_soon_sleeps_again() {
+        let mut spin = spin();
+        let now = frames_that_take(100 * MICRO, &mut spin, 0, 20 * MICRO, 1000);
+        frames(&mut spin, now, 2000 * MICRO, 8);
+        assert!(!spin.looking());
+    }
+
+    #[test]
+    fn a_turn_that_was_interrupted_is_not_one_that_had_much_to_do() {
+        let mut spin = spin();
+        let mut now = 0;
+        for _ in 0..4 {
+            now = frames(&mut spin, now, 250 * MICRO, 8);
+            now = frames_that_take(10_000 * MICRO, &mut spin, now, 250 * MICRO, 1);
+            assert!(!spin.looking());
+        }
     }
 
     fn spin() -> Spin {
