@@ -51,8 +51,8 @@ pub(super) struct Spin {
     window: u64,
     /// The most, and for how long a try looks.
     reach: u64,
-    /// Mean time that a turn's work takes, of the latest eight or so. None counts for more than makes a
-    /// difference: somebody else may have had the processor meanwhile.
+    /// Mean time that a turn's work takes, of the latest eight or so. None counts for more than brings the
+    /// patience to its most: somebody else may have had the processor meanwhile.
     work: u64,
     /// When the latest turn that had frames began.
     began: u64,
@@ -141,8 +141,7 @@ impl Spin {
     /// frames at which it looks without one.
     const fn patience(&self) -> u64 {
         let worth = WORTH * self.work;
-        let most = if worth < self.reach { worth } else { self.reach };
-        if most > self.window { most } else { self.window }
+        if worth > self.window { worth } else { self.window }
     }
 
     /// Whether to look without waiting, rather than to sleep.
