@@ -21,9 +21,9 @@ pub(crate) fn start(plan: &Plan) -> Result<Overlay> {
 const DATAGRAMS: &[usize] = &[0, 1, 31, 512, 1402, 1422, 1423, 3000, 9001];
 
 /// Ping, UDP, segmented UDP and TCP between two pods, over IPv4 and IPv6, content compared. Returns
-/// how many TCP segments were sent again.
+/// how many TCP segments were lost.
 pub(crate) fn exchange(a: &Pod, b: &Pod, megabytes: u64) -> Result<u64> {
-    let mut retransmits = 0;
+    let mut lost = 0;
     for host in b.hosts() {
         let what = |what: &str| format!("{what} from {} to {host}", a.space.name());
         ping::ping(&a.space, host, 3, 56).with_context(|| what("ping"))?;
@@ -36,23 +36,24 @@ pub(crate) fn exchange(a: &Pod, b: &Pod, megabytes: u64) -> Result<u64> {
         let bytes = megabytes * 1_000_000;
         let moved =
             tcp::transfer(&a.space, &b.space, host, (bytes, bytes)).with_context(|| what("TCP"))?;
-        retransmits += moved.retransmits;
+        lost += moved.lost;
     }
-    Ok(retransmits)
+    Ok(lost)
 }
 
-/// [`exchange`] on a path that loses nothing: no segment is sent again. A machine that does not get
-/// round to a process for a while makes TCP probe for a loss that never was (RFC 8985 section 7), so
-/// one of three tries has to be without; a path that does lose fails all of them.
+/// [`exchange`] on a path that loses nothing: no segment is sent again because it was lost. A machine that
+/// does not get round to a process for a while makes TCP probe for a loss that never was (RFC 8985
+/// section 7); that it never was is said by the other end, but perhaps after the last byte, so one of
+/// three tries has to be without. A path that does lose fails all of them.
 pub(crate) fn exchange_cleanly(a: &Pod, b: &Pod, megabytes: u64) -> Result<()> {
-    let mut retransmits = 0;
+    let mut lost = 0;
     for _ in 0..3 {
-        retransmits = exchange(a, b, megabytes)?;
-        if retransmits == 0 {
+        lost = exchange(a, b, megabytes)?;
+        if lost == 0 {
             return Ok(());
         }
     }
-    bail!("{retransmits} retransmits on a clean path, and some in each of three tries")
+    bail!("{lost} segments lost on a clean path, and some in each of three tries")
 }
 
 /// A quick sign that two pods still reach each other.

@@ -24,6 +24,8 @@ pub struct Transfer {
     pub elapsed: Duration,
     /// Segments that either end sent again.
     pub retransmits: u64,
+    /// Those of them that nobody has answered as duplicates (RFC 2883): what was sent first is lost.
+    pub lost: u64,
 }
 
 impl Transfer {
@@ -79,7 +81,9 @@ pub fn transfer_watched(
     (up, down): (u64, u64),
     progress: &Arc<AtomicU64>,
 ) -> Result<Transfer> {
-    let before = retransmits(client)? + retransmits(server)?;
+    let again = || Ok::<_, anyhow::Error>(retransmits(client)? + retransmits(server)?);
+    let in_vain = || Ok::<_, anyhow::Error>(duplicates(client)? + duplicates(server)?);
+    let before = (again()?, in_vain()?);
     let (near, far) = connect(client, server, address)?;
     let begun = Instant::now();
     thread::scope(|scope| {
@@ -94,12 +98,18 @@ pub fn transfer_watched(
         })
     })?;
     let elapsed = begun.elapsed();
-    let retransmits = retransmits(client)? + retransmits(server)? - before;
-    Ok(Transfer { bytes: up + down, elapsed, retransmits })
+    let retransmits = again()? - before.0;
+    let lost = retransmits.saturating_sub(in_vain()? - before.1);
+    Ok(Transfer { bytes: up + down, elapsed, retransmits, lost })
 }
 
 fn retransmits(space: &Space) -> Result<u64> {
     space.snmp("Tcp", "RetransSegs")
+}
+
+/// Segments that the other end says it has had before.
+fn duplicates(space: &Space) -> Result<u64> {
+    space.netstat("TcpExt", "TCPDSACKRecv")
 }
 
 fn write(mut stream: &TcpStream, seed: u64, mut left: u64) -> Result<()> {
