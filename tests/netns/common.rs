@@ -41,10 +41,10 @@ pub(crate) fn exchange(a: &Pod, b: &Pod, megabytes: u64) -> Result<u64> {
     Ok(lost)
 }
 
-/// [`exchange`] on a path that loses nothing: no segment is sent again because it was lost. A machine that
-/// does not get round to a process for a while makes TCP probe for a loss that never was (RFC 8985
-/// section 7); that it never was is said by the other end, but perhaps after the last byte, so one of
-/// three tries has to be without. A path that does lose fails all of them.
+/// [`exchange`] on a path that loses nothing. A machine that does not get round to a process for a while
+/// makes TCP probe for a loss that never was (RFC 8985 section 7); the other end says so, but perhaps
+/// only after the last byte, so one of three tries has to be without. A path that does lose fails all
+/// of them.
 pub(crate) fn exchange_cleanly(a: &Pod, b: &Pod, megabytes: u64) -> Result<()> {
     let mut lost = 0;
     for _ in 0..3 {

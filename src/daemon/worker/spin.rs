@@ -5,9 +5,9 @@
 //! such an interval. It lets others run between two looks, it gives up when they need the processor,
 //! and it never does so when it is quiet: one frame after a pause always finds it asleep.
 //!
-//! How short is short goes by what comes, too: a superframe brings work for as long as dozens of small frames, at
-//! intervals as much longer. Who has worked for a while would not save much by sleeping for a little
-//! more than that, and the stream would wait for it to wake up.
+//! What is short goes by what comes, too: a superframe is as much work as dozens of small frames, and
+//! comes at intervals as much longer. Who has worked for a while would not save much by sleeping for
+//! a few times as long, and a stream would wait for it to wake up.
 //!
 //! Where waking is dear enough, a conversation in which everybody sleeps between two frames is so slow by
 //! that alone that nobody would ever begin to look. So when intervals are long, but not that long, a worker
@@ -20,16 +20,18 @@ use std::time::Duration;
 /// than a pod needs to answer a frame.
 const LATE: u64 = 20_000;
 
-/// For how many times as long as its work takes a worker looks on, so that of its time a ninth or more is work.
+/// For how many times as long as its work takes a worker looks on: a ninth of its time or more is
+/// work then.
 const WORTH: u64 = 8;
 
-/// What an interval counts for at most where it is asked whether frames come quickly, in times of the patience.
+/// What an interval counts for at most where it is asked whether frames come quickly: so many times
+/// the patience.
 const LONG: u64 = 4;
-/// And where it is asked whether a try is worth it, but no more than [`REACH`]; also for how long a try looks
-/// after a frame. A processor that was halted may have been given to another machine meanwhile: some hundred
+/// And where it is asked whether a try is worth it, in windows, but no more than [`REACH`]; also for how
+/// long a try looks after a frame, and the most that the patience comes to. A processor that was halted may have been given to another machine meanwhile: some hundred
 /// microseconds, four times in a round trip.
 const LONGEST: u64 = 16;
-/// Nanoseconds that a try looks after a frame at most, however long the window is.
+/// Nanoseconds that a worker looks after a frame at most, unless the window itself is longer.
 const REACH: u64 = 1_000_000;
 
 /// Frames of a part of a try: enough for the mean interval to be that of these, whatever was before.
@@ -51,13 +53,14 @@ pub(super) struct Spin {
     window: u64,
     /// The most, and for how long a try looks.
     reach: u64,
-    /// Mean time that a turn's work takes, of the latest eight or so. None counts for more than brings the
-    /// patience to its most: somebody else may have had the processor meanwhile.
+    /// Mean time that a turn's work takes, of the latest eight or so. None counts for more than brings
+    /// the patience to its most: somebody else may have had the processor meanwhile.
     work: u64,
     /// When the latest turn that had frames began.
     began: u64,
     /// Mean time from the end of a turn's work to the next frame, of the latest eight or so. None
-    /// counts for more than four times the patience, so that a pause is forgotten after a dozen quick frames.
+    /// counts for more than four times the patience, so that a pause is forgotten after a dozen quick
+    /// frames.
     interval: u64,
     /// The same, none counting for more than the reach: what tries go by.
     pace: u64,

@@ -106,11 +106,13 @@ impl Background {
     ///
     /// # Errors
     ///
-    /// If it is gone.
+    /// If it is gone, or ends instead.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)?;
         let whose = Id::Pid(Pid::from_raw(self.pid()));
-        match waitid(whose, WaitPidFlag::WSTOPPED).context("waitid")? {
+        // Also of its end, which is left for `wait` to see.
+        let what = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        match waitid(whose, what).context("waitid")? {
             WaitStatus::Stopped(..) => Ok(()),
             other => bail!("it does not stop: {other:?}"),
         }

@@ -24,7 +24,8 @@ pub struct Transfer {
     pub elapsed: Duration,
     /// Segments that either end sent again.
     pub retransmits: u64,
-    /// Those of them that nobody has answered as duplicates (RFC 2883): what was sent first is lost.
+    /// Those of them that were lost, for all that is known: not what a tail loss probe sent again (RFC
+    /// 8985 section 7) and the other end then says it had already (RFC 2883). That was late.
     pub lost: u64,
 }
 
@@ -81,9 +82,7 @@ pub fn transfer_watched(
     (up, down): (u64, u64),
     progress: &Arc<AtomicU64>,
 ) -> Result<Transfer> {
-    let again = || Ok::<_, anyhow::Error>(retransmits(client)? + retransmits(server)?);
-    let in_vain = || Ok::<_, anyhow::Error>(duplicates(client)? + duplicates(server)?);
-    let before = (again()?, in_vain()?);
+    let before = Again::of([client, server])?;
     let (near, far) = connect(client, server, address)?;
     let begun = Instant::now();
     thread::scope(|scope| {
@@ -98,18 +97,33 @@ pub fn transfer_watched(
         })
     })?;
     let elapsed = begun.elapsed();
-    let retransmits = again()? - before.0;
-    let lost = retransmits.saturating_sub(in_vain()? - before.1);
-    Ok(Transfer { bytes: up + down, elapsed, retransmits, lost })
+    let after = Again::of([client, server])?;
+    let retransmits = after.segments - before.segments;
+    let probes = after.probes - before.probes;
+    let late = probes.min(after.duplicates - before.duplicates);
+    Ok(Transfer { bytes: up + down, elapsed, retransmits, lost: retransmits.saturating_sub(late) })
 }
 
-fn retransmits(space: &Space) -> Result<u64> {
-    space.snmp("Tcp", "RetransSegs")
+/// What two ends have sent again so far.
+struct Again {
+    segments: u64,
+    /// Tail loss probes, some of which are new data.
+    probes: u64,
+    /// What the receiver says it had already.
+    duplicates: u64,
 }
 
-/// Segments that the other end says it has had before.
-fn duplicates(space: &Space) -> Result<u64> {
-    space.netstat("TcpExt", "TCPDSACKRecv")
+impl Again {
+    fn of(ends: [&Space; 2]) -> Result<Self> {
+        let extended = |counter| -> Result<u64> {
+            ends.iter().map(|end| end.netstat("TcpExt", counter)).sum()
+        };
+        Ok(Self {
+            segments: ends.iter().map(|end| end.snmp("Tcp", "RetransSegs")).sum::<Result<_>>()?,
+            probes: extended("TCPLossProbes")?,
+            duplicates: extended("TCPDSACKRecv")?,
+        })
+    }
 }
 
 fn write(mut stream: &TcpStream, seed: u64, mut left: u64) -> Result<()> {
