@@ -70,7 +70,7 @@ impl Fdb {
         again: impl FnOnce() -> Word,
     ) -> Learn {
         let stamp = arrival.stamp();
-        let here = word.dest() == arrival.dest && !segment.hot.expired(word, stamp);
+        let here = word.is_at(arrival.dest) && !segment.hot.expired(word, stamp);
         let ledger =
             if here && !word.is_dead() { segment.try_lock() } else { Some(segment.lock()) };
         let learn = match ledger {
@@ -101,9 +101,8 @@ impl Fdb {
         }
         let Arrival { key, hash, dest, .. } = arrival;
         let stamp = arrival.stamp();
-        let here = |word: Word| {
-            word.is_learned() && word.dest() == dest && !segment.hot.expired(word, stamp)
-        };
+        let here =
+            |word: Word| word.is_learned() && word.is_at(dest) && !segment.hot.expired(word, stamp);
         let refreshed = |word: Word| here(word).then(|| word.with_seen(stamp));
         match self.shards.find_and(hash, key, refreshed) {
             Some(found) if here(found.word) => {
@@ -111,7 +110,7 @@ impl Fdb {
                 Learn::Known
             }
             Some(found) if !found.word.is_learned() => {
-                let same = found.word.dest() == dest;
+                let same = found.word.is_at(dest);
                 if same { Learn::Known } else { Learn::Refused(Refusal::Static) }
             }
             Some(found) if segment.hot.expired(found.word, stamp) => {
@@ -175,8 +174,7 @@ impl Fdb {
         };
         self.shards.put(hash, key, arrival.word(), node);
         ledger.note_learned();
-        let aging = segment.hot.aging();
-        if aging != 0 {
+        if let Some(aging) = segment.hot.aging() {
             self.ends_at(tick_after(now, aging));
         }
         Learn::New { evicted }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use crate::ledger::Ledger;
 use crate::outcome::{Learn, Refusal};
-use crate::word::{Stamp, Word, tenths};
+use crate::word::{Span, Stamp, Word, tenths};
 use crate::{Dest, SegmentId, SegmentLimits};
 
 /// Segments in a page; pages come into being as segments are configured.
@@ -13,15 +13,28 @@ const PAGE: usize = 64;
 const PAGES: usize = (1 << 16) / PAGE;
 
 /// What every frame reads, on a cache line that only control and moves write.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Hot {
     generation: AtomicU32,
-    /// Tenths of a second; zero for never.
+    /// The [`Span`] after which an entry's time is over.
     aging: AtomicU32,
-    /// Tenths of a second after which a frame refreshes its source's entry.
+    /// The one after which a frame refreshes its source's entry.
     refresh: AtomicU32,
     learning: AtomicBool,
+}
+
+impl Default for Hot {
+    fn default() -> Self {
+        let hot = Self {
+            generation: AtomicU32::default(),
+            aging: AtomicU32::default(),
+            refresh: AtomicU32::default(),
+            learning: AtomicBool::default(),
+        };
+        hot.configure(None);
+        hot
+    }
 }
 
 impl Hot {
@@ -37,9 +50,9 @@ impl Hot {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Zero for never.
-    pub(crate) fn aging(&self) -> u32 {
-        self.aging.load(Ordering::Relaxed)
+    /// Tenths of a second for which an entry lives that is not seen again; `None` for ever.
+    pub(crate) fn aging(&self) -> Option<u32> {
+        Span::from_raw(self.aging.load(Ordering::Relaxed)).tenths()
     }
 
     pub(crate) fn learning(&self) -> bool {
@@ -48,22 +61,23 @@ impl Hot {
 
     /// Writes what the frames' path needs of these limits.
     pub(crate) fn configure(&self, limits: Option<&SegmentLimits>) {
-        let aging = limits.map_or(0, |limits| match limits.aging_ms {
-            0 => 0,
-            ms => tenths(ms.min(SegmentLimits::MAX_AGING_MS), u32::MAX),
+        let aging = limits.and_then(|limits| match limits.aging_ms {
+            0 => None,
+            ms => Some(tenths(ms.min(SegmentLimits::MAX_AGING_MS), u32::MAX)),
         });
-        self.aging.store(aging, Ordering::Relaxed);
+        self.aging.store(aging.map_or(Span::NEVER, Span::of).raw(), Ordering::Relaxed);
         // Once a second, or four times in a short life.
-        let refresh = if aging == 0 { 10 } else { (aging / 4).clamp(1, 10) };
-        self.refresh.store(refresh, Ordering::Relaxed);
+        let refresh = aging.map_or(10, |aging| (aging / 4).clamp(1, 10));
+        self.refresh.store(Span::of(refresh).raw(), Ordering::Relaxed);
         self.learning.store(limits.is_some_and(|limits| limits.learning), Ordering::Relaxed);
     }
 
     /// Whether an entry's time is over. What was not learned has no end.
     #[inline]
     pub(crate) fn expired(&self, word: Word, now: Stamp) -> bool {
-        let aging = self.aging();
-        word.is_learned() && aging != 0 && word.seen().age(now) >= aging
+        // The age first: it is what most entries are not out of.
+        let aging = Span::from_raw(self.aging.load(Ordering::Relaxed));
+        word.seen().reached(now, aging) && word.is_learned()
     }
 
     /// What learning comes to where nothing needs to be written; `None` where something does.
@@ -72,8 +86,9 @@ impl Hot {
         if word.is_dead() || self.expired(word, now) {
             return None;
         }
-        match (word.dest() == dest, word.is_learned()) {
-            (true, true) if word.seen().age(now) >= self.refresh.load(Ordering::Relaxed) => None,
+        let refresh = Span::from_raw(self.refresh.load(Ordering::Relaxed));
+        match (word.is_at(dest), word.is_learned()) {
+            (true, true) if word.seen().reached(now, refresh) => None,
             (true, _) => Some(Learn::Known),
             (false, true) => None,
             (false, false) => Some(Learn::Refused(Refusal::Static)),

@@ -73,8 +73,7 @@ impl Fdb {
     fn sweep(&self, segment: &Segment, owner: &mut u32, steps: usize, now: Tick) -> (Turn, bool) {
         let mut turn = Turn::default();
         let mut ledger = segment.lock();
-        let aging = segment.hot.aging();
-        if aging == 0 {
+        if segment.hot.aging().is_none() {
             return (turn, true);
         }
         while *owner < ledger.owner_slots() {
@@ -100,8 +99,9 @@ impl Fdb {
             self.drop_found(ledger, key, found);
             return true;
         }
-        let left = segment.hot.aging().saturating_sub(found.word.seen().age(stamp));
-        self.ends_at(tick_after(now, left));
+        if let Some(aging) = segment.hot.aging() {
+            self.ends_at(tick_after(now, aging.saturating_sub(found.word.seen().age(stamp))));
+        }
         false
     }
 }

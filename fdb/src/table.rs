@@ -109,9 +109,9 @@ impl State {
 #[repr(align(64))]
 struct Bucket<C> {
     keys: [C; WAYS],
-    words: [C; WAYS],
-    /// The nodes of the first two slots, the first one's in the low half. Under the shard's lock.
-    nodes: C,
+    /// The words; behind them the nodes of the first two slots, the first one's in the low half,
+    /// under the shard's lock. They are one array so that three bits index it without a check.
+    words: [C; WAYS + 1],
     state: C,
 }
 
@@ -145,6 +145,10 @@ impl<C: Cell> Bucket<C> {
         }
     }
 
+    fn nodes(&self) -> &C {
+        &self.words[WAYS]
+    }
+
     /// The word of a key, or that it has none in the table.
     #[inline]
     fn read(&self, key: Key) -> Result<Word, TurnedAway> {
@@ -160,8 +164,8 @@ impl<C: Cell> Bucket<C> {
                 return if before.turned_away() { Err(TurnedAway) } else { Ok(Word::DEAD) };
             }
             // One, two or four; more than one bit if the key changed slots between two of the
-            // comparisons. Whichever word is taken then, the changes say so.
-            let word = Word::from_raw(self.words[(found >> 1).min(WAYS - 1)].get());
+            // comparisons. Whatever is taken for the word then, the changes say so.
+            let word = Word::from_raw(self.words[found >> 1].get());
             let after = self.state();
             if after.changes() == before.changes() {
                 return Ok(word);
@@ -186,17 +190,17 @@ impl<C: Cell> Bucket<C> {
 
     fn node(&self, way: usize) -> u32 {
         match way {
-            0 => self.nodes.get() as u32,
-            1 => (self.nodes.get() >> 32) as u32,
+            0 => self.nodes().get() as u32,
+            1 => (self.nodes().get() >> 32) as u32,
             _ => self.state().node(),
         }
     }
 
     fn set_node(&self, way: usize, node: u32) {
-        let (nodes, node64) = (self.nodes.get(), u64::from(node));
+        let (nodes, node64) = (self.nodes().get(), u64::from(node));
         match way {
-            0 => self.nodes.set((nodes & !0xffff_ffff) | node64),
-            1 => self.nodes.set((nodes & 0xffff_ffff) | (node64 << 32)),
+            0 => self.nodes().set((nodes & !0xffff_ffff) | node64),
+            1 => self.nodes().set((nodes & 0xffff_ffff) | (node64 << 32)),
             _ => self.state.set(self.state().with_node(node).0),
         }
     }

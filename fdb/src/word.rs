@@ -30,6 +30,46 @@ impl Stamp {
         let age = now.0.wrapping_sub(self.0) & Self::MASK;
         if age > Self::MASK / 2 { 0 } else { age }
     }
+
+    /// Whether its age has come to a span: what [`Self::age`] would say, in one subtraction and one
+    /// comparison, since every frame asks for it twice.
+    #[inline]
+    pub(crate) const fn reached(self, now: Self, span: Span) -> bool {
+        // In the upper bits a moment that lies in the future is a negative age.
+        let unused = u32::BITS - Self::BITS;
+        (now.0 << unused).wrapping_sub(self.0 << unused) as i32 >= span.0 as i32
+    }
+}
+
+/// An age to be [reached](Stamp::reached), as the upper bits of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(u32);
+
+impl Span {
+    /// No age comes to this.
+    pub(crate) const NEVER: Self = Self(i32::MAX as u32);
+
+    /// So many tenths of a second, less than half of what a stamp counts.
+    pub(crate) const fn of(tenths: u32) -> Self {
+        assert!(tenths <= Stamp::MASK / 2, "no age is so great");
+        Self(tenths << (u32::BITS - Stamp::BITS))
+    }
+
+    /// Tenths of a second; `None` for never.
+    pub(crate) const fn tenths(self) -> Option<u32> {
+        match self {
+            Self::NEVER => None,
+            Self(upper) => Some(upper >> (u32::BITS - Stamp::BITS)),
+        }
+    }
+
+    pub(crate) const fn raw(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
 }
 
 /// A span in tenths of a second, rounded up, at least one and at most `max`.
@@ -113,6 +153,8 @@ impl Word {
     /// No entry.
     pub(crate) const DEAD: Self = Self(0);
     const VTEP: u64 = 1 << 31;
+    /// All bits that say where.
+    const PLACE: u64 = !0 << 32 | Self::VTEP;
 
     pub(crate) const fn new(dest: Dest, origin: Origin, seen: Stamp) -> Self {
         let origin: u64 = match origin {
@@ -153,6 +195,12 @@ impl Word {
         } else {
             Dest::Vtep(VtepId { slot, generation })
         }
+    }
+
+    /// Whether `dest` is where it lives.
+    #[inline]
+    pub(crate) const fn is_at(self, dest: Dest) -> bool {
+        self.0 & Self::PLACE == Self::place(dest)
     }
 
     pub(crate) const fn origin(self) -> Origin {
@@ -199,6 +247,9 @@ mod tests {
                     assert!(!word.is_dead());
                     let later = word.with_seen(Stamp::of(Tick(700)));
                     assert_eq!((later.dest(), later.origin()), (dest, origin));
+                    for other in dests {
+                        assert_eq!(later.is_at(other), other == dest, "{later:?} {other:?}");
+                    }
                     assert_eq!(later.seen(), Stamp::of(Tick(700)));
                 }
             }
@@ -219,6 +270,24 @@ mod tests {
         ] {
             assert_eq!(Stamp::of(Tick(seen)).age(Stamp::of(Tick(now))), age, "{seen} {now}");
         }
+    }
+
+    /// The short way says what the long one does, at every edge.
+    #[test]
+    fn an_age_is_reached_when_it_is_as_great() {
+        let edges = [0, 1, 2, 10, 600, Stamp::MASK / 2, Stamp::MASK / 2 + 1, Stamp::MASK];
+        for (seen, now) in edges.iter().flat_map(|seen| edges.map(|now| (Stamp(*seen), Stamp(now))))
+        {
+            for tenths in edges.into_iter().filter(|tenths| (1..=Stamp::MASK / 2).contains(tenths))
+            {
+                let span = Span::of(tenths);
+                let age = seen.age(now);
+                assert_eq!(seen.reached(now, span), age >= tenths, "{seen:?} {now:?} {tenths}");
+                assert_eq!(span.tenths(), Some(tenths));
+            }
+            assert!(!seen.reached(now, Span::NEVER), "{seen:?} {now:?}");
+        }
+        assert_eq!(Span::NEVER.tenths(), None);
     }
 
     #[test]
