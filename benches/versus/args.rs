@@ -12,13 +12,14 @@ use crate::underlay::Place;
 pub(crate) const HELP: &str = "\
 cargo bench --bench versus -- [OPTIONS]     (or: make versus VERSUS_ARGS=\"OPTIONS\")
 
-  --rounds N       how often everything is measured (5)
-  --seconds S      how long each measure takes (2)
-  --only NAMES     only these, separated by commas; may be given more than once
-  --quick          one round of half a second: shows that it works, not how fast
-  --other PATH     a second tapestry to measure beside this one, for instance of another commit
-  --out DIR        where results.json and chart.svg go (target/versus)
-  --list           print the names that --only knows
+  --rounds N         how often everything is measured (5)
+  --seconds S        how long each measure takes (2)
+  --only NAMES       only these, separated by commas; may be given more than once
+  --quick            one round of half a second: shows that it works, not how fast
+  --congestion NAME  the pods' TCP congestion control, for instance cubic (the machine's)
+  --other PATH       a second tapestry to measure beside this one, for instance of another commit
+  --out DIR          where results.json and chart.svg go (target/versus)
+  --list             print the names that --only knows
 
 Of underlays, contestants and measures, what --only does not name at all runs whole. A measure may be
 named by its family (tcp, udp, gso, rtt). The kernel always runs: it is what ratios are taken to.
@@ -32,6 +33,8 @@ pub(crate) struct Args {
     pub(crate) places: Vec<Place>,
     pub(crate) contestants: Vec<Contestant>,
     pub(crate) measures: Vec<Measure>,
+    /// The pods' TCP congestion control, where it is not to be the machine's.
+    pub(crate) congestion: Option<String>,
     pub(crate) other: Option<PathBuf>,
     pub(crate) out: PathBuf,
 }
@@ -57,6 +60,7 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Wish> {
         places: Place::ALL.to_vec(),
         contestants: Contestant::ALL.to_vec(),
         measures: Measure::all(),
+        congestion: None,
         other: None,
         out,
     };
@@ -75,6 +79,7 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Wish> {
             }
             "--only" => only.extend(value()?.split(',').map(|name| name.trim().to_owned())),
             "--quick" => (args.rounds, args.length) = (1, Duration::from_millis(500)),
+            "--congestion" => args.congestion = Some(value()?),
             "--other" => args.other = Some(PathBuf::from(value()?).canonicalize()?),
             "--out" => args.out = PathBuf::from(value()?),
             "--help" | "-h" => return Ok(Wish::Help),

@@ -17,6 +17,7 @@ use lab::traffic::ping;
 use lab::world::World;
 use serde_json::{Value, json};
 
+use crate::machine;
 use crate::measure::Ends;
 use crate::underlay::{DEVICE, Place};
 
@@ -133,6 +134,18 @@ impl Stage {
     pub(crate) fn ends(&self) -> Ends<'_> {
         let [client, server] = &self.pods;
         Ends { client: &client.space, server: &server.space, address: server.v4.addr() }
+    }
+
+    /// Has the pods' TCP use this congestion control from the next connection on.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has none of that name, or does not let us choose.
+    pub(crate) fn congestion(&self, name: &str) -> Result<()> {
+        self.pods.iter().try_for_each(|pod| {
+            let set = pod.space.run(|| fs::write(machine::CONGESTION, name))?;
+            set.with_context(|| format!("{name} to {}", machine::CONGESTION))
+        })
     }
 
     /// Nothing but a veth pair.

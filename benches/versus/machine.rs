@@ -31,6 +31,14 @@ impl CpuClock {
     }
 }
 
+/// Where a namespace says which congestion control its TCP connections begin with.
+pub(crate) const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
+/// What a namespace begins with that nobody has told otherwise.
+pub(crate) fn congestion() -> String {
+    fs::read_to_string(CONGESTION).map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())
+}
+
 /// Seconds spent on anything but waiting.
 fn busy() -> Result<f64> {
     let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;

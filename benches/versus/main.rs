@@ -75,7 +75,12 @@ fn run(args: &Args) -> Result<ExitCode> {
 fn measure_in(place: Place, args: &Args, results: &mut Results) {
     let mut stages: Vec<(Contestant, Stage)> = Vec::new();
     for one in args.contestants.iter().copied().filter(|one| one.fits(place)) {
-        match Stage::build(one, place, args.other.as_ref()) {
+        let built = Stage::build(one, place, args.other.as_ref());
+        let ready = built.and_then(|stage| {
+            args.congestion.as_deref().map_or(Ok(()), |name| stage.congestion(name))?;
+            Ok(stage)
+        });
+        match ready {
             Ok(stage) => stages.push((one, stage)),
             Err(error) => results.skip(place, one, "set-up", &error),
         }

@@ -44,6 +44,8 @@ pub(crate) struct Results {
     measures: Vec<Measure>,
     rounds: usize,
     seconds: f64,
+    /// The pods' TCP congestion control.
+    congestion: String,
     date: String,
     machine: Value,
 }
@@ -67,6 +69,7 @@ impl Results {
             measures: args.measures.clone(),
             rounds: args.rounds,
             seconds: args.length.as_secs_f64(),
+            congestion: args.congestion.clone().unwrap_or_else(machine::congestion),
             date: machine::date(),
             machine: machine::describe(),
         }
@@ -98,11 +101,12 @@ impl Results {
         let text = |name: &str| self.machine.get(name).and_then(Value::as_str).unwrap_or("?");
         let cpus = self.machine.get("cpus").and_then(Value::as_u64).unwrap_or(0);
         format!(
-            "{}, {} x {}, Linux {}, {} round(s) of {} s",
+            "{}, {} x {}, Linux {}, TCP with {}, {} round(s) of {} s",
             self.date,
             cpus,
             text("cpu"),
             text("kernel"),
+            self.congestion,
             self.rounds,
             self.seconds
         )
@@ -262,6 +266,7 @@ impl Results {
         json!({
             "date": self.date,
             "machine": self.machine,
+            "congestion": self.congestion,
             "version": env!("CARGO_PKG_VERSION"),
             "rounds": self.rounds,
             "seconds": self.seconds,
