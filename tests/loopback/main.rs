@@ -17,8 +17,8 @@ use etherparse::{PacketBuilder, TcpHeader};
 use tapestry::io::sys;
 use tapestry::io::underlay::errqueue;
 use tapestry::io::underlay::{
-    BUCKETS, Decap, Destination, Inner, OpenError, Origin, Outcome, PeerErrorKind, Receiver,
-    SendDrop, Transmit, TxBatch, UnderlayConfig, UnderlaySockets, Wish,
+    BUCKETS, Decap, Destination, Inner, LANES, OpenError, Origin, Outcome, PeerErrorKind,
+    ReceiveSocket, Receiver, SendDrop, Transmit, TxBatch, UnderlayConfig, UnderlaySockets, Wish,
 };
 
 const PORT: u16 = 4789;
@@ -73,10 +73,15 @@ type Message = (Vec<u8>, Option<u16>, u8);
 
 /// Everything that can be received.
 fn receive_all(sockets: &UnderlaySockets, worker: usize) -> Vec<Message> {
+    sockets.receive(worker).iter().flat_map(receive_from).collect()
+}
+
+/// Everything that can be received from one socket.
+fn receive_from(socket: &ReceiveSocket) -> Vec<Message> {
     let mut receiver = Receiver::new();
     let mut messages = Vec::new();
     loop {
-        let batch = receiver.receive(sockets.receive(worker).unwrap(), sys::RECEIVE_BATCH).unwrap();
+        let batch = receiver.receive(socket, sys::RECEIVE_BATCH).unwrap();
         if batch.is_empty() {
             return messages;
         }
@@ -132,17 +137,20 @@ impl Inner for Collected {
 fn decap_all(sockets: &UnderlaySockets) -> Collected {
     let mut collected = Collected::default();
     let mut receiver = Receiver::new();
-    loop {
-        let batch = receiver.receive(sockets.receive(0).unwrap(), sys::RECEIVE_BATCH).unwrap();
-        if batch.is_empty() {
-            return collected;
+    for socket in sockets.receive(0) {
+        loop {
+            let batch = receiver.receive(socket, sys::RECEIVE_BATCH).unwrap();
+            if batch.is_empty() {
+                break;
+            }
+            let mut decap = Decap::new(Merge { tcp: true, udp: true, adopt: Some(1450) });
+            for message in batch.iter() {
+                decap.take(&message, Trust::Verify, &mut collected);
+            }
+            decap.finish(&mut collected);
         }
-        let mut decap = Decap::new(Merge { tcp: true, udp: true, adopt: Some(1450) });
-        for message in batch.iter() {
-            decap.take(&message, Trust::Verify, &mut collected);
-        }
-        decap.finish(&mut collected);
     }
+    collected
 }
 
 /// What a TCP superframe is and what it must become: each segment built from scratch.

@@ -73,7 +73,52 @@ fn workers_share_what_arrives_by_source_port() {
         messages.iter().map(|message| message.0[8 + 14]).collect::<std::collections::BTreeSet<_>>()
     };
     assert!(buckets(&one).is_disjoint(&buckets(&two)), "a source port stays with its worker");
-    assert!(sockets.receive(2).is_none());
+    assert!(sockets.receive(2).is_empty());
+}
+
+#[test]
+fn a_flow_that_fills_its_lane_costs_the_others_nothing() {
+    const OTHERS: u8 = 20;
+    let receive_buffer = 64 << 10;
+    let sockets = open(UnderlayConfig { receive_buffer, ..UnderlayConfig::new(local(20), PORT) });
+    let lanes = sockets.receive(0);
+    assert_eq!(lanes.len(), LANES);
+    let mut sender = Sender::new(&sockets);
+    let mut send = |bucket: usize, len| {
+        sender.push_plain(&[to(sockets.local())], bucket, &frame(len, bucket as u8));
+        sender.flush();
+    };
+    (0..BUCKETS).for_each(|bucket| send(bucket, 60));
+    let lane_of: Vec<usize> = {
+        let mut of = vec![LANES; BUCKETS];
+        for (lane, socket) in lanes.iter().enumerate() {
+            receive_from(socket)
+                .iter()
+                .for_each(|message| of[usize::from(message.0[8 + 14])] = lane);
+        }
+        of
+    };
+    assert!(lane_of.iter().all(|lane| *lane < LANES), "something is lost: {lane_of:?}");
+    let loud = lane_of[0];
+    let others: Vec<usize> = (0..BUCKETS).filter(|bucket| lane_of[*bucket] != loud).collect();
+    assert!(!others.is_empty(), "all flows share one lane");
+    for _ in 0..400 {
+        send(0, 1400);
+    }
+    for _ in 0..OTHERS {
+        others.iter().for_each(|bucket| send(*bucket, 60));
+    }
+    let lost: Vec<u32> = lanes.iter().map(ReceiveSocket::drops).collect();
+    assert!(lost[loud] > 0, "nothing overflowed");
+    assert_eq!(sockets.drops(), u64::from(lost[loud]), "{lost:?}");
+    let kept = receive_from(&lanes[loud]);
+    assert_eq!(
+        kept.iter().filter(|(bytes, ..)| bytes[8 + 14] == 0).count() as u32,
+        400 - lost[loud]
+    );
+    let quiet = lanes.iter().enumerate().filter(|(lane, _)| *lane != loud);
+    let came: usize = quiet.map(|(_, socket)| receive_from(socket).len()).sum();
+    assert_eq!(came, others.len() * usize::from(OTHERS));
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use encap::VnetHeader;
 use switch::DropReason;
 
-use crate::kit::{Guest, HEADERS, Net, Node, Stream, broadcast, number_of, udp, until};
+use crate::kit::{
+    Guest, HEADERS, Net, Node, Stream, broadcast, encapsulated, number_of, udp, until,
+};
 
 /// Two nodes that are each other's peers, one guest each.
 fn two(superframes: bool) -> (Net, [Node; 2], [Guest; 2]) {
@@ -155,7 +157,7 @@ fn datagrams_of_strangers_and_rubbish_are_counted_and_stop_nobody() {
     let (net, nodes, [one, mut other]) = two(true);
     let stranger = std::net::UdpSocket::bind((net.address(6), 0)).unwrap();
     let to = nodes[1].sockets.local();
-    let valid = [&[8, 0, 0, 0, 0, 0, 100, 0][..], &udp(9, 2, 0, 1, 60)].concat();
+    let valid = encapsulated(&udp(9, 2, 0, 1, 60));
     for datagram in [&valid[..], &valid[..5], &[0; 40], &valid[..8], &[]] {
         stranger.send_to(datagram, to).unwrap();
     }

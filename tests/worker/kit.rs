@@ -319,6 +319,11 @@ pub(crate) fn udp(from: u8, to: u8, flow: u16, number: u32, len: usize) -> Vec<u
     frame
 }
 
+/// A frame as a VXLAN datagram of the nodes' segment.
+pub(crate) fn encapsulated(frame: &[u8]) -> Vec<u8> {
+    [&[8, 0, 0, 0, 0, 0, 100, 0], frame].concat()
+}
+
 /// Flow and number of a frame that [`udp`] made.
 pub(crate) fn number_of(frame: &[u8]) -> (u16, u32) {
     let flow = u16::from_be_bytes([frame[34], frame[35]]) - 10_000;

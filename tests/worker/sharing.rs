@@ -1,10 +1,12 @@
 //! What workers and ports that share something owe each other: order, and a turn for everybody.
 
 use std::collections::BTreeMap;
+use std::net::UdpSocket;
 
 use encap::VnetHeader;
+use tapestry::io::underlay::{Receiver, UnderlaySockets};
 
-use crate::kit::{Guest, Net, Node, number_of, udp};
+use crate::kit::{Guest, Net, Node, encapsulated, number_of, open, udp};
 
 #[test]
 fn order_holds_within_every_flow_with_two_workers() {
@@ -58,6 +60,19 @@ fn longest_run(order: &[u8], loud: usize, quiet: usize) -> Option<usize> {
     (longest > 0).then_some(longest)
 }
 
+/// Whose the next `count` frames are.
+fn stations(sink: &mut Guest, count: usize) -> Vec<u8> {
+    let mut order = Vec::new();
+    while order.len() < count {
+        let (_, vnet, frame) = sink.receive();
+        // Equal datagrams in a row come as one superframe.
+        let size = VnetHeader::decode(&vnet).gso_size;
+        let count = if size == 0 { 1 } else { (frame.len() - 42) / usize::from(size) };
+        order.extend(std::iter::repeat_n(frame[11], count));
+    }
+    order
+}
+
 #[test]
 fn a_flooding_port_leaves_a_quiet_one_its_turns() {
     let mut runs = Vec::new();
@@ -74,14 +89,7 @@ fn a_flooding_port_leaves_a_quiet_one_its_turns() {
         assert!(backlog > 300 && little > 150, "{backlog} and {little}");
         node.hand_over("loud", loud_queue);
         node.hand_over("quiet", quiet_queue);
-        let mut order = Vec::new();
-        while order.len() < 2 * little {
-            let (_, vnet, frame) = sink.receive();
-            // Equal datagrams in a row come as one superframe.
-            let size = VnetHeader::decode(&vnet).gso_size;
-            let count = if size == 0 { 1 } else { (frame.len() - 42) / usize::from(size) };
-            order.extend(std::iter::repeat_n(frame[11], count));
-        }
+        let order = stations(&mut sink, 2 * little);
         runs.extend(longest_run(&order, backlog, little));
         node.stop();
         if !runs.is_empty() {
@@ -91,4 +99,46 @@ fn a_flooding_port_leaves_a_quiet_one_its_turns() {
     // 64 frames are a port's share of a turn, and two turns may follow each other in other order.
     let longest = runs.first().expect("never served at the same time");
     assert!(*longest <= 128, "{longest} frames in a row");
+}
+
+/// The lane on which a socket's datagrams arrive.
+fn lane_of(socket: &UdpSocket, sockets: &UnderlaySockets) -> usize {
+    socket.send_to(&[0; 8], sockets.local()).unwrap();
+    let mut receiver = Receiver::new();
+    let mut has = |lane| !receiver.receive(lane, 1).unwrap().is_empty();
+    sockets.receive(0).iter().position(&mut has).expect("a datagram on loopback is lost")
+}
+
+#[test]
+fn a_flooding_flow_of_a_peer_leaves_a_quiet_one_its_turns() {
+    const LOUD: usize = 300;
+    const QUIET: usize = 100;
+    let net = Net::new();
+    let node = Node::new(net, 1, &[2], &["sink"], 1);
+    let mut sink = node.attach("sink", true);
+    node.pin(3, "sink");
+    node.settle();
+    // Sockets that no worker has yet: all that comes is there before it sees the first of it.
+    let sockets = open(net.address(3), 1);
+    let peer = || UdpSocket::bind((net.address(2), 0)).unwrap();
+    let loud = peer();
+    let lane = lane_of(&loud, &sockets);
+    // Each has another port; of a hundred the hash puts one elsewhere, or there is one lane only.
+    let ports: Vec<UdpSocket> = (0..100).map(|_| peer()).collect();
+    let elsewhere = |other: &&UdpSocket| lane_of(other, &sockets) != lane;
+    let quiet = ports.iter().find(elsewhere).expect("all flows share one lane");
+    for (socket, station, count) in [(&loud, 1, LOUD), (quiet, 2, QUIET)] {
+        let datagram = encapsulated(&udp(station, 3, 0, 0, 60));
+        for _ in 0..count {
+            socket.send_to(&datagram, sockets.local()).unwrap();
+        }
+    }
+    assert_eq!(sockets.drops(), 0);
+    node.use_sockets(&sockets);
+    let order = stations(&mut sink, LOUD + QUIET);
+    // Sixteen messages are a turn's, eight for each of two lanes.
+    let longest = longest_run(&order, LOUD, QUIET).expect("served one after the other");
+    assert!(longest <= 8, "{longest} frames in a row");
+    node.law();
+    node.stop();
 }

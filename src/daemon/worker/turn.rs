@@ -15,14 +15,19 @@ use super::outputs::{Outputs, flush};
 use super::underlay::{self, Underlay};
 use super::{News, Order, Worker};
 use crate::io::readiness::{Events, Interest, Readiness, Token};
+use crate::io::underlay::{ReceiveSocket, UnderlaySockets};
 
 /// What a turn may cost per port: reading a frame counts one, a superframe eight, and writing to a
 /// port four, so that at most 64 frames or 8 superframes are taken before the next descriptor has
 /// its turn, and fewer of what is dear.
 const BUDGET: u32 = 64;
 
-/// Messages in one turn for one socket of the underlay, each up to a train of 64 KiB.
+/// Messages of the underlay in one turn, each up to a train of 64 KiB, shared out evenly among the
+/// sockets that have some.
 const MESSAGES: usize = 16;
+
+/// Messages that a socket may have taken however many others have some: one call.
+const MESSAGES_LEAST: usize = 2;
 
 /// Milliseconds between two reports of what the engine noticed.
 const REPORT_MS: u64 = 100;
@@ -140,7 +145,10 @@ impl Worker {
         events: &Events,
         buffer: &mut [u8],
     ) -> bool {
-        let turn = Turn { now, steady, share: Share::Full };
+        let receiving = |kind| matches!(kind, Kind::Receive | Kind::Group);
+        let kinds = events.iter().filter_map(|event| Kind::of(event.token));
+        let sockets = kinds.filter(|(kind, _)| receiving(*kind)).count();
+        let turn = Turn { now, steady, share: Share::Full { sockets } };
         let mut ordered = false;
         for event in events.iter() {
             match Kind::of(event.token) {
@@ -185,8 +193,7 @@ impl Worker {
         match kind {
             Kind::Waker => false,
             Kind::Port => self.serve_port(turn, port_of(index), buffer),
-            Kind::Receive => self.serve_underlay(turn, None),
-            Kind::Group => self.serve_underlay(turn, usize::try_from(index).ok()),
+            Kind::Receive | Kind::Group => self.serve_underlay(turn, kind, index),
             Kind::Sender if error => {
                 if let (Some(underlay), Ok(bucket)) = (&self.underlay, usize::try_from(index)) {
                     let (engine, newsroom, stats) = (&self.engine, &self.newsroom, &self.stats);
@@ -219,12 +226,13 @@ impl Worker {
         budget < share
     }
 
-    fn serve_underlay(&mut self, turn: &Turn<'_>, group: Option<usize>) -> bool {
+    fn serve_underlay(&mut self, turn: &Turn<'_>, kind: Kind, index: u32) -> bool {
         let Self { engine, ports, underlay, destinations, stats, .. } = self;
         let Some(Underlay { end, receiver, tx }) = underlay else { return false };
-        let socket = match group {
-            None => end.sockets.receive(usize::try_from(self.id).unwrap_or(usize::MAX)),
-            Some(group) => end.groups.get(group).map(|socket| &**socket),
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let socket = match kind {
+            Kind::Group => end.groups.get(index).map(|socket| &**socket),
+            _ => lanes(&end.sockets, self.id).get(index),
         };
         let Some(socket) = socket else { return false };
         let mut outputs = turn.outputs(ports, Some((tx, end.outer)), destinations);
@@ -300,9 +308,8 @@ impl Worker {
         act: impl Fn(&Readiness, BorrowedFd<'_>, Token, Interest) -> io::Result<()>,
     ) -> io::Result<()> {
         let sockets = &underlay.end.sockets;
-        let own = usize::try_from(self.id).ok().and_then(|id| sockets.receive(id));
-        if let Some(socket) = own {
-            act(&self.readiness, socket.as_fd(), Kind::Receive.token(0), Interest::Read)?;
+        for (lane, socket) in (0..).zip(lanes(sockets, self.id)) {
+            act(&self.readiness, socket.as_fd(), Kind::Receive.token(lane), Interest::Read)?;
         }
         for (index, group) in (0..).zip(&underlay.end.groups) {
             act(&self.readiness, group.as_fd(), Kind::Group.token(index), Interest::Read)?;
@@ -361,11 +368,16 @@ impl Worker {
     }
 }
 
+/// A worker's receive sockets.
+fn lanes(sockets: &UnderlaySockets, worker: u32) -> &[ReceiveSocket] {
+    usize::try_from(worker).map_or(&[], |worker| sockets.receive(worker))
+}
+
 /// How much of what waits a descriptor may have taken.
 #[derive(Clone, Copy)]
 enum Share {
-    /// Up to the bound of a turn.
-    Full,
+    /// Up to the bound of a turn, in which so many sockets of the underlay have something.
+    Full { sockets: usize },
     /// What came first: it is on its way before anybody asks whether there is more.
     First,
 }
@@ -373,14 +385,18 @@ enum Share {
 impl Share {
     const fn of_port(self) -> u32 {
         match self {
-            Self::Full => BUDGET,
+            Self::Full { .. } => BUDGET,
             Self::First => 1,
         }
     }
 
     const fn of_underlay(self) -> usize {
         match self {
-            Self::Full => MESSAGES,
+            Self::Full { sockets: 0 } => MESSAGES,
+            Self::Full { sockets } => {
+                let even = MESSAGES / sockets;
+                if even < MESSAGES_LEAST { MESSAGES_LEAST } else { even }
+            }
             Self::First => 1,
         }
     }

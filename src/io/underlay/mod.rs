@@ -13,6 +13,6 @@ pub mod tx;
 pub use errqueue::{PeerError, PeerErrorKind};
 pub use offloads::{Offloads, Wish};
 pub use rx::{Batch, Received, Receiver};
-pub use sockets::{BUCKETS, OpenError, ReceiveSocket, UnderlayConfig, UnderlaySockets};
+pub use sockets::{BUCKETS, LANES, OpenError, ReceiveSocket, UnderlayConfig, UnderlaySockets};
 pub use train::{Decap, Inner, Origin};
 pub use tx::{Destination, Outcome, SendDrop, Transmit, TxBatch};

@@ -25,6 +25,12 @@ use crate::io::sys::{self, SocketOption};
 /// How many send sockets, and so source ports, there are.
 pub const BUCKETS: usize = 16;
 
+/// How many receive sockets a worker has. The kernel shares senders' ports, and so flows, out among them
+/// (`SO_REUSEPORT`), and each has a buffer of its own, which are served in turn: a flow that comes
+/// faster than the worker forwards fills its own, and others' frames neither wait behind it nor are
+/// lost with it, unless they share its lane.
+pub const LANES: usize = 8;
+
 /// Where the source ports begin: the dynamic ports, as RFC 7348 section 5 recommends.
 pub const SOURCE_PORT_FIRST: u16 = 49_152;
 
@@ -50,7 +56,7 @@ pub struct UnderlayConfig {
     /// Whether outer UDP checksums are sent. Without them there are no trains: the kernel has
     /// no `UDP_SEGMENT` with zero checksums.
     pub udp_checksum: bool,
-    /// How many receive sockets: one for each worker.
+    /// How many workers there are, each with [`LANES`] receive sockets.
     pub workers: NonZeroUsize,
     /// `UDP_SEGMENT`.
     pub udp_gso: Wish,
@@ -239,10 +245,10 @@ impl UnderlaySockets {
         &self.interface
     }
 
-    /// The receive socket of `worker`, counted from zero.
+    /// The receive sockets of `worker`, counted from zero.
     #[must_use]
-    pub fn receive(&self, worker: usize) -> Option<&ReceiveSocket> {
-        self.receive.get(worker)
+    pub fn receive(&self, worker: usize) -> &[ReceiveSocket] {
+        self.receive.chunks_exact(LANES).nth(worker).unwrap_or_default()
     }
 
     /// How many datagrams the workers' full receive buffers have cost so far.
@@ -345,19 +351,20 @@ fn open_receiver(local: SocketAddr, gro: Wish, buffer: usize) -> Result<(Socket,
 /// group to the others only then.
 fn open_receive_group(config: &UnderlayConfig) -> Result<(Vec<ReceiveSocket>, bool), OpenError> {
     let mut local = SocketAddr::new(config.address, config.port);
-    let mut group: Vec<ReceiveSocket> = Vec::with_capacity(config.workers.get());
+    let count = config.workers.get() * LANES;
+    let mut group: Vec<ReceiveSocket> = Vec::with_capacity(count);
     let mut all_gro = true;
-    for worker in 0..config.workers.get() {
+    for index in 0..count {
         let (socket, gro) = open_receiver(local, config.udp_gro, config.receive_buffer)?;
         all_gro &= gro;
-        if let (1, Some(first)) = (worker, group.first()) {
+        if let (1, Some(first)) = (index, group.first()) {
             first.socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
         }
-        if worker > 0 {
+        if index > 0 {
             socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
         }
         bind(&socket, local)?;
-        if config.port == 0 && worker == 0 {
+        if config.port == 0 && index == 0 {
             let bound = socket.local_addr().map_err(at("getsockname"))?;
             local = bound.as_socket().unwrap_or(local);
         }
