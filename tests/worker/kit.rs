@@ -72,7 +72,7 @@ pub(crate) struct Node {
     spec: TopologySpec,
 }
 
-/// The sockets of `address`, one receiver for each worker.
+/// The sockets of `address`, for so many workers.
 pub(crate) fn open(address: IpAddr, workers: usize) -> Arc<UnderlaySockets> {
     let workers = NonZeroUsize::new(workers).unwrap();
     let config = UnderlayConfig { workers, ..UnderlayConfig::new(address, PORT) };
