@@ -40,10 +40,10 @@ const fn path(
 
 /// Superframe and train have 44 segments: divide by that for the cost of one.
 const PATHS: [Path; 17] = [
-    path("port-to-port", "64-byte frame", 425, engine::port_to_port, 20_000),
-    path("burst", "32 64-byte frames, port to port", 8_800, engine::burst, 1_000),
+    path("port-to-port", "64-byte frame", 416, engine::port_to_port, 20_000),
+    path("burst", "32 64-byte frames, port to port", 8_650, engine::burst, 1_000),
     path("port-to-vtep", "64-byte frame", 640, engine::port_to_vtep, 20_000),
-    path("vtep-to-port", "64-byte frame", 403, engine::vtep_to_port, 20_000),
+    path("vtep-to-port", "64-byte frame", 400, engine::vtep_to_port, 20_000),
     path("superframe", "TCP superframe, port to VTEP", 605, engine::superframe, 5_000),
     path("pod-to-pod", "64-byte frame", 1_110, cluster::pod_to_pod, 20_000),
     path("pod-to-vtep", "64-byte frame, 10 k routes", 1_345, cluster::pod_to_vtep, 20_000),
@@ -53,8 +53,8 @@ const PATHS: [Path; 17] = [
     path("coalescing", "44 frames joined, vouched", 17_300, train::coalescing, 1_000),
     path("alternating", "44 frames of two flows in turns", 52_000, train::alternating, 1_000),
     path("verifying", "44 frames verified and joined", 53_800, train::verifying, 200),
-    path("look-up", "hit among 64 k", 112, table::look_up, 50_000),
-    path("learn-known", "known station among 64 k", 184, table::learn_known, 50_000),
+    path("look-up", "hit among 64 k", 104, table::look_up, 50_000),
+    path("learn-known", "known station among 64 k", 155, table::learn_known, 50_000),
     path("learn-new", "new station, at the limit", 1_440, table::learn_new, 50_000),
     path("node-moves", "1 of 5 k nodes, 250 pods here", 2_900_000, cluster::node_moves, 20),
 ];
