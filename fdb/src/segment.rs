@@ -12,6 +12,9 @@ use crate::{Dest, SegmentId, SegmentLimits};
 const PAGE: usize = 64;
 const PAGES: usize = (1 << 16) / PAGE;
 
+// The longest life that counts is a span: what a configuration says cannot make one that is none.
+const _: Span = Span::of(tenths(SegmentLimits::MAX_AGING_MS, u32::MAX));
+
 /// What every frame reads, on a cache line that only control and moves write.
 #[derive(Debug)]
 #[repr(align(64))]

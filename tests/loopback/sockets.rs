@@ -78,7 +78,8 @@ fn workers_share_what_arrives_by_source_port() {
 
 #[test]
 fn a_flow_that_fills_its_lane_costs_the_others_nothing() {
-    const OTHERS: u8 = 20;
+    // Few enough to fit into one lane, should the hash have put all the others there.
+    const OTHERS: u8 = 8;
     let receive_buffer = 64 << 10;
     let sockets = open(UnderlayConfig { receive_buffer, ..UnderlayConfig::new(local(20), PORT) });
     let lanes = sockets.receive(0);

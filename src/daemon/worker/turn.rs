@@ -390,13 +390,9 @@ impl Share {
         }
     }
 
-    const fn of_underlay(self) -> usize {
+    fn of_underlay(self) -> usize {
         match self {
-            Self::Full { sockets: 0 } => MESSAGES,
-            Self::Full { sockets } => {
-                let even = MESSAGES / sockets;
-                if even < MESSAGES_LEAST { MESSAGES_LEAST } else { even }
-            }
+            Self::Full { sockets } => (MESSAGES / sockets.max(1)).max(MESSAGES_LEAST),
             Self::First => 1,
         }
     }
