@@ -59,7 +59,7 @@ fn headers(c: &mut Criterion) {
     let mut group = c.benchmark_group("header");
     group.bench_function("vxlan emit", |b| b.iter(|| vxlan::emit(black_box(vni))));
     group.bench_function("vxlan split", |b| b.iter(|| vxlan::split(black_box(&datagram)).is_ok()));
-    group.bench_function("flow hash", |b| b.iter(|| FlowHash::of(black_box(&frame), 1)));
+    group.bench_function("flow hash", |b| b.iter(|| FlowHash::of(black_box(&frame))));
     let (header, mut bytes) = superframe(44);
     let len = bytes.len();
     group.bench_function("vnet resolve", |b| {

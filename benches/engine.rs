@@ -81,8 +81,7 @@ impl Bench {
         topology.segments().for_each(|segment| fdb.configure_segment(segment.id, limits));
         let mut ports: Vec<PortId> = topology.ports().map(|port| port.id).collect();
         let trunk = ports.pop().expect("the trunk");
-        let engine =
-            Engine::new(Arc::new(topology), fdb.reader(), Arc::new(Counters::default()), 7);
+        let engine = Engine::new(Arc::new(topology), fdb.reader(), Arc::new(Counters::default()));
         Self { engine, fdb, sink: Counting::default(), ports, trunk }
     }
 

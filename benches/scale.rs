@@ -81,8 +81,7 @@ impl Bench {
             let vtep = topology.vtep_at(address(n)).expect("a VTEP").id;
             fdb.learn(blue, station(n), Dest::Vtep(vtep), NOW);
         }
-        let engine =
-            Engine::new(Arc::new(topology), fdb.reader(), Arc::new(Counters::default()), 7);
+        let engine = Engine::new(Arc::new(topology), fdb.reader(), Arc::new(Counters::default()));
         Self { engine, sink: Counting::default(), port }
     }
 }

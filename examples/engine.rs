@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     let fdb = Arc::new(Fdb::default());
     topology.segments().for_each(|one| fdb.configure_segment(one.id, SegmentLimits::default()));
     let counters = Arc::new(Counters::default());
-    let mut engine = Engine::new(Arc::clone(&topology), fdb.reader(), counters, 0);
+    let mut engine = Engine::new(Arc::clone(&topology), fdb.reader(), counters);
 
     let (ann, bob) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     for (from, to, name) in [(ann, bob, "ann"), (bob, ann, "bob")] {

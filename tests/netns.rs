@@ -175,7 +175,10 @@ fn main() -> ExitCode {
             a_port_that_floods_everybody_does_not_starve_another,
             a_flooding_peer_does_not_starve_the_ports,
         ]),
-        &cases!(order, needs LAN, [streams_through_two_workers_stay_in_order]),
+        &cases!(order, needs LAN, [
+            a_conversation_has_one_worker_in_each_node,
+            streams_through_two_workers_stay_in_order,
+        ]),
         &cases!(life, needs LAN, [
             a_reload_touches_only_what_changed,
             a_wrong_config_changes_nothing,

@@ -211,6 +211,22 @@ impl Inet {
         head.get(self.address_range()).unwrap_or_default()
     }
 
+    /// The sum of source and destination as big-endian numbers of four bytes each; of IPv6, of the
+    /// last two of each address. Missing ones count as zero.
+    #[inline]
+    pub(crate) fn address_sum(&self, head: &[u8]) -> u32 {
+        let addresses = self.address_bytes(head);
+        let word = |at: usize| {
+            let bytes = addresses.get(at..).and_then(|rest| rest.first_chunk());
+            bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
+        };
+        let sum = |of: &[usize]| of.iter().fold(0, |sum: u32, at| sum.wrapping_add(word(*at)));
+        match self.version {
+            IpVersion::V4 => sum(&[0, 4]),
+            IpVersion::V6 => sum(&[8, 12, 24, 28]),
+        }
+    }
+
     /// Source and destination address; `None` when this is not the head that was parsed.
     #[must_use]
     pub fn addresses(&self, head: &[u8]) -> Option<(IpAddr, IpAddr)> {

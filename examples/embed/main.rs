@@ -47,7 +47,7 @@ fn main() -> Result<()> {
         fdb.configure_segment(segment.id, SegmentLimits::default());
     }
     let counters = Arc::new(Counters::default());
-    let mut engine = Engine::new(Arc::clone(&topology), fdb.reader(), Arc::clone(&counters), 0);
+    let mut engine = Engine::new(Arc::clone(&topology), fdb.reader(), Arc::clone(&counters));
     let port = |name| topology.port_named(name).map(|port| port.id).context("no such port");
     let name = |id| topology.port(id).map_or("?", |port| port.spec.name.as_str());
     let (script_port, guest_port, tap_port) = (port("script")?, port("guest")?, port("tap")?);

@@ -53,7 +53,7 @@ fn cut(frame: &Frame<'_>) -> Vec<Vec<u8>> {
 /// MAC addresses and tags, and the flow's hash.
 fn flow(frame: &[u8]) -> (Vec<u8>, FlowHash) {
     let l3 = encap::Ethernet::parse(frame).map_or(0, |ethernet| ethernet.l3);
-    (frame[..l3].to_vec(), FlowHash::of(frame, 3))
+    (frame[..l3].to_vec(), FlowHash::of(frame))
 }
 
 /// The frame less what joining may change: padding behind the packet, the identification of a

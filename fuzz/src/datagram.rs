@@ -32,16 +32,16 @@ fn open(datagram: &[u8], inner_udp_size: Option<u16>) {
     let clean = vxlan::emit(header.vni) == datagram[..8];
     assert_eq!(clean, !header.reserved_bits_set);
 
-    let hash = FlowHash::of(inner, 1);
+    let hash = FlowHash::of(inner);
     assert!(hash.source_port() >= 49_152 && hash.bucket(16) < 16);
     // What follows the addresses and ports has no say.
     if let (Ok(ethernet), Some(inet)) = (Ethernet::parse(inner), Inet::parse(inner)) {
-        assert_eq!(FlowHash::with(inner, ethernet.l3_type, Some(&inet), 1), hash);
+        assert_eq!(FlowHash::with(inner, Some(&inet)), hash);
         let mut other = inner.to_vec();
         for byte in other.iter_mut().skip(inet.l4 + 4) {
             *byte = !*byte;
         }
-        assert_eq!(FlowHash::of(&other, 1), hash);
+        assert_eq!(FlowHash::of(&other), hash);
     }
     let Some(offload) = adopt_partial(inner, MTU, inner_udp_size) else { return };
     let partial = matches!(offload.checksum, Checksum::Partial { start, offset }

@@ -87,9 +87,9 @@ fn tag(head: &[u8]) {
     let offload = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, gso: None };
     let depth = |head: &[u8]| Ethernet::parse(head).map(|ethernet| (ethernet.l3 - 14) / 4);
     if depth(head) == Ok(0) {
-        let hash = FlowHash::of(head, 9);
+        let hash = FlowHash::of(head);
         assert_eq!(copy.push_tag(Tag::new(vlan)), Ok(()));
-        assert_eq!(FlowHash::of(copy.as_slice(), 9), hash);
+        assert_eq!(FlowHash::of(copy.as_slice()), hash);
         assert_eq!(copy.pop_tag(), Some(Tag::new(vlan)));
     }
     let mut pushed = 0;

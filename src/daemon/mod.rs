@@ -93,7 +93,6 @@ pub fn run(config_path: &Path, ephemeral: bool) -> anyhow::Result<()> {
         clock,
         newsroom: Newsroom::new(news.0, Arc::clone(&bell)),
         closing: closing_thread()?,
-        seed: seed(),
         spin: config.underlay.spin,
     };
     let workers = (0..u32::from(count))
@@ -237,12 +236,6 @@ fn closing_thread() -> std::io::Result<Sender<PortQueue>> {
     let close = move || queues.iter().for_each(drop);
     thread::Builder::new().name("closing".to_owned()).spawn(close)?;
     Ok(closing)
-}
-
-/// A number that peers cannot guess, so that nobody can choose frames that share a source port.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }
 
 fn nonzero(count: usize) -> NonZeroUsize {

@@ -96,7 +96,6 @@ mod tests {
             clock: Clock::start(),
             newsroom: Newsroom::new(news, Arc::new(Notify::new())),
             closing,
-            seed: 1,
             spin: Duration::ZERO,
         };
         let workers = [worker::Handle::start(0, shared).unwrap()];

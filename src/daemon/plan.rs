@@ -183,12 +183,12 @@ pub(super) fn underlay(
     }
 }
 
-/// How many workers and queues there are: the number that is configured, or one for every two
-/// processors, since the guests' own work runs on them too.
+/// How many workers and queues there are: the number that is configured, or one for each processor, up
+/// to eight. The guests' own work runs on the same processors; a worker without work leaves them alone.
 pub(super) fn workers(configured: u16) -> u16 {
     if configured != 0 {
         return configured;
     }
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    u16::try_from(processors / 2).unwrap_or(u16::MAX).clamp(1, 8)
+    u16::try_from(processors).unwrap_or(u16::MAX).clamp(1, 8)
 }

@@ -346,7 +346,7 @@ fn verify(tun: BorrowedFd<'_>, ifname: &str, netns: NetnsIdentity) -> Result<lib
 /// Fixes which queue a flow is read from, where there are several.
 pub(super) fn steer(queues: &[OwnedFd]) -> Option<Steering> {
     match queues {
-        [first, _, ..] => Some(steering::steer(first.as_fd())),
+        [first, _, ..] => Some(steering::steer(first.as_fd(), queues.len())),
         _ => None,
     }
 }

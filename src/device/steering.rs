@@ -3,17 +3,21 @@
 //! Left to itself the kernel sends a flow to the queue on which its return direction was written
 //! last, and after some seconds of silence to another. Each time a flow changes its queue two workers
 //! have frames of it, and one may overtake the other. So a program is attached that tells the queue
-//! by the flow alone (TUNSETSTEERINGEBPF, linux/if_tun.h); both directions of a flow have the same
-//! number, and the kernel need not keep and write its own table of flows.
+//! by the flow alone (TUNSETSTEERINGEBPF, linux/if_tun.h), and the kernel need not keep and write its
+//! own table of flows. It computes a [`FlowHash`], which is the same for both directions of a flow, and
+//! takes of it what also tells the tunnel's source port, by which a peer chooses among its workers
+//! ([`crate::io::underlay`]): both directions of a flow have one worker in each node.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
+use encap::FlowHash;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::io::sys;
+use crate::io::underlay::BUCKETS;
 
 /// How flows are spread over a device's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,19 +28,53 @@ pub enum Steering {
     Automatic,
 }
 
-/// The program, loaded once for all devices, or why it cannot be (an errno).
-static PROGRAM: OnceLock<Result<OwnedFd, i32>> = OnceLock::new();
+/// A program, loaded once for all devices, or why it cannot be (an errno).
+type Loaded = OnceLock<Result<OwnedFd, i32>>;
 
-/// Has the flow alone decide the queue, as far as the kernel lets this process: to load a program
-/// takes CAP_BPF or CAP_SYS_ADMIN outside of any user namespace.
-pub(super) fn steer(tun: BorrowedFd<'_>) -> Steering {
-    let steered = program().and_then(|program| sys::tun_set_steering(tun, program));
+/// Has the flow alone decide which of so many queues, as far as the kernel lets this process: to load a
+/// program takes CAP_BPF or CAP_SYS_ADMIN outside of any user namespace.
+pub(super) fn steer(tun: BorrowedFd<'_>, queues: usize) -> Steering {
+    let steered =
+        program(Classes::of(queues)).and_then(|program| sys::tun_set_steering(tun, program));
     if steered.is_ok() { Steering::FlowHash } else { Steering::Automatic }
 }
 
-fn program() -> io::Result<BorrowedFd<'static>> {
-    let loaded = PROGRAM.get_or_init(|| {
-        sys::load_socket_filter(&flow_hash()).map_err(|error| {
+/// How many different numbers flows have, of which the kernel takes the remainder by the number of
+/// queues.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Classes {
+    /// One for each source port of the tunnel: the number is the source port's bucket.
+    Buckets,
+    /// As many as count: more queues than there are buckets.
+    Many,
+}
+
+impl Classes {
+    const fn of(queues: usize) -> Self {
+        if queues > BUCKETS { Self::Many } else { Self::Buckets }
+    }
+
+    /// By how much the hash is shifted: its upper bits depend on all of the flow.
+    const fn shift(self) -> i32 {
+        match self {
+            Self::Buckets => 32 - BUCKETS.trailing_zeros().cast_signed(),
+            // The kernel looks at 16 bits.
+            Self::Many => 16,
+        }
+    }
+}
+
+const _: () = assert!(BUCKETS.is_power_of_two());
+
+fn program(classes: Classes) -> io::Result<BorrowedFd<'static>> {
+    static BUCKETS: Loaded = OnceLock::new();
+    static MANY: Loaded = OnceLock::new();
+    let program = match classes {
+        Classes::Buckets => &BUCKETS,
+        Classes::Many => &MANY,
+    };
+    let loaded = program.get_or_init(|| {
+        sys::load_socket_filter(&flow_hash(classes)).map_err(|error| {
             info!("the kernel decides which queue a flow is read from: bpf: {error}");
             error.raw_os_error().unwrap_or(libc::ENOSYS)
         })
@@ -58,7 +96,7 @@ const LOAD_WORD: u8 = 0x20;
 const LOAD_WORD_AT: u8 = 0x40;
 const MOVE: u8 = 0xbf;
 const MOVE_VALUE: u8 = 0xb7;
-const XOR: u8 = 0xaf;
+const ADD: u8 = 0x0f;
 const AND_VALUE: u8 = 0x57;
 const SHIFT_LEFT: u8 = 0x67;
 const SHIFT_RIGHT: u8 = 0x77;
@@ -103,14 +141,14 @@ const fn jump(code: u8, value: i32, label: Label) -> Line {
     Line::Jump { code, of: R0, value, label }
 }
 
-/// The program: addresses and ports of both ends, each pair by XOR, so that both directions give
-/// the same. Ports count for TCP and UDP that is no fragment. A frame too short for what is loaded
-/// from it ends the program with zero.
-fn flow_hash() -> Vec<[u8; 8]> {
+/// The program: [`FlowHash`], but for IPv6 with extension headers, whose ports do not count here. A
+/// frame too short for what is loaded from it ends the program with zero.
+fn flow_hash(classes: Classes) -> Vec<[u8; 8]> {
     const IPV4: i32 = 0x0800;
     const IPV6: i32 = 0x86dd;
     const TCP: i32 = 6;
     const UDP: i32 = 17;
+    const SCTP: i32 = 132;
     /// More fragments, and the fragment's offset.
     const FRAGMENT: i32 = 0x3fff;
     // Offsets from the frame's start; a VLAN tag is beside it, not in it.
@@ -123,13 +161,13 @@ fn flow_hash() -> Vec<[u8; 8]> {
         load(LOAD_WORD, 2),
         on(MOVE, HASH, R0),
         load(LOAD_WORD, 8),
-        on(XOR, HASH, R0),
+        on(ADD, HASH, R0),
         jump(JUMP, 0, Label::Mix),
         Place(Label::V4),
         load(LOAD_WORD, 26),
         on(MOVE, HASH, R0),
         load(LOAD_WORD, 30),
-        on(XOR, HASH, R0),
+        on(ADD, HASH, R0),
         load(LOAD_HALF, 20),
         jump(JUMP_IF_ANY, FRAGMENT, Label::Mix),
         load(LOAD_BYTE, 14),
@@ -142,29 +180,28 @@ fn flow_hash() -> Vec<[u8; 8]> {
         load(LOAD_WORD, 30),
         on(MOVE, HASH, R0),
         load(LOAD_WORD, 34),
-        on(XOR, HASH, R0),
+        on(ADD, HASH, R0),
         load(LOAD_WORD, 46),
-        on(XOR, HASH, R0),
+        on(ADD, HASH, R0),
         load(LOAD_WORD, 50),
-        on(XOR, HASH, R0),
+        on(ADD, HASH, R0),
         by(MOVE_VALUE, AT, 40),
         load(LOAD_BYTE, 20),
         Place(Label::Protocol),
         jump(JUMP_IF_EQUAL, TCP, Label::Ports),
         jump(JUMP_IF_EQUAL, UDP, Label::Ports),
+        jump(JUMP_IF_EQUAL, SCTP, Label::Ports),
         jump(JUMP, 0, Label::Mix),
         Place(Label::Ports),
         load(LOAD_WORD_AT, 14),
         on(MOVE, AT, R0),
         by(SHIFT_RIGHT, AT, 16),
-        on(XOR, R0, AT),
+        on(ADD, HASH, AT),
         by(AND_VALUE, R0, 0xffff),
-        on(XOR, HASH, R0),
+        on(ADD, HASH, R0),
         Place(Label::Mix),
-        // Fibonacci hashing: the upper half of the product depends on every bit (Knuth, volume 3,
-        // section 6.4). The kernel takes the lower 16 bits modulo the number of queues.
-        by(MULTIPLY_32, HASH, 0x9e37_79b1_u32.cast_signed()),
-        by(SHIFT_RIGHT, HASH, 16),
+        by(MULTIPLY_32, HASH, FlowHash::MULTIPLIER.cast_signed()),
+        by(SHIFT_RIGHT, HASH, classes.shift()),
         on(MOVE, R0, HASH),
         on(EXIT, 0, 0),
     ])
@@ -207,7 +244,11 @@ mod tests {
     /// What the kernel's interpreter makes of the program (bpf(2), linux/bpf.h): what the program
     /// does is checked without the right to load it.
     fn queue_number(frame: &[u8]) -> u64 {
-        let program = flow_hash();
+        number(frame, Classes::Many)
+    }
+
+    fn number(frame: &[u8], classes: Classes) -> u64 {
+        let program = flow_hash(classes);
         let mut registers = [0_u64; 16];
         let mut at = 0;
         loop {
@@ -240,7 +281,7 @@ mod tests {
                 LOAD_BYTE | LOAD_HALF | LOAD_WORD | LOAD_WORD_AT => {}
                 MOVE => registers[to] = registers[from],
                 MOVE_VALUE => registers[to] = wide,
-                XOR => registers[to] ^= registers[from],
+                ADD => registers[to] = registers[to].wrapping_add(registers[from]),
                 AND_VALUE => registers[to] &= wide,
                 SHIFT_LEFT => registers[to] <<= value,
                 SHIFT_RIGHT => registers[to] >>= value,
@@ -300,6 +341,30 @@ mod tests {
     }
 
     #[test]
+    fn the_number_is_the_bucket_of_the_flow_hash() {
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+            frames.extend((0..64).map(|port| frame(v6, tcp, [40_000 + port, 5201], port % 3 == 0)));
+        }
+        let mut options = frames[64].clone();
+        options[14] = 0x46;
+        options.splice(34..34, [1, 1, 1, 0]);
+        let mut fragment = frames[0].clone();
+        fragment[20] = 0x20;
+        let mut sctp = frames[1].clone();
+        sctp[23] = 132;
+        let mut ping = frames[2].clone();
+        ping[23] = 1;
+        let arp = [&MACS[0][..], &MACS[1], &[8, 6], &[0; 46]].concat();
+        frames.extend([options, fragment, sctp, ping, arp]);
+        for frame in frames {
+            let hash = FlowHash::of(&frame);
+            assert_eq!(number(&frame, Classes::Buckets), hash.bucket(BUCKETS) as u64, "{frame:?}");
+            assert_eq!(number(&frame, Classes::Many), u64::from(hash.0 >> 16), "{frame:?}");
+        }
+    }
+
+    #[test]
     fn all_fragments_of_a_datagram_have_one_number() {
         let whole = frame(false, false, [1000, 2000], false);
         let fragment = |flags_and_offset: u16, behind: &[u8]| {
@@ -341,7 +406,7 @@ mod tests {
 
     #[test]
     fn each_jump_leads_forward_and_into_the_program() {
-        let program = flow_hash();
+        let program = flow_hash(Classes::Buckets);
         assert_eq!(program.last().map(|last| last[0]), Some(EXIT));
         for (at, line) in program.iter().enumerate() {
             if matches!(line[0], JUMP | JUMP_IF_ANY | JUMP_IF_EQUAL) {

@@ -35,7 +35,6 @@ pub(crate) struct Egress<'a> {
     pub(crate) counters: &'a Counters,
     pub(crate) admitted: &'a Admitted,
     pub(crate) frame: &'a Frame<'a>,
-    pub(crate) seed: u64,
 }
 
 impl Egress<'_> {
@@ -86,7 +85,7 @@ impl Egress<'_> {
     #[inline(always)]
     fn to_remote(&self, vteps: &[VtepId], frame: &mut Retagged<'_>, sink: &mut impl Sink) {
         let Ethernet { l3_type, l3, .. } = self.admitted.ethernet;
-        let (flow, tos) = flow_and_tos(self.frame.head, l3_type, l3, self.seed);
+        let (flow, tos) = flow_and_tos(self.frame.head, l3_type, l3);
         let remote = Remote { vteps, vni: self.segment.spec.vni, flow, tos };
         sink.to_vteps(remote, &frame.with(None));
     }
@@ -118,14 +117,9 @@ impl Egress<'_> {
 
 /// What the underlay has to know of a head whose layer 3 is of this type and begins here.
 #[inline(always)]
-pub(crate) fn flow_and_tos(
-    head: &[u8],
-    l3_type: EtherType,
-    l3: usize,
-    seed: u64,
-) -> (FlowHash, u8) {
+pub(crate) fn flow_and_tos(head: &[u8], l3_type: EtherType, l3: usize) -> (FlowHash, u8) {
     let inet = Inet::behind(head, l3_type, l3);
-    let flow = FlowHash::with(head, l3_type, inet.as_ref(), seed);
+    let flow = FlowHash::with(head, inet.as_ref());
     (flow, inet.map_or(0, |inet| inet.tos))
 }
 

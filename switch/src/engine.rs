@@ -71,18 +71,16 @@ pub struct Engine {
     counters: Arc<Counters>,
     events: Vec<Event>,
     pace: Pace,
-    seed: u64,
     tunnel: Option<Tunnel>,
 }
 
 impl Engine {
     /// An engine that forwards by `topology`, learns into the table behind `fdb` and counts in
-    /// `counters`, which must be its alone. `seed` feeds the flow hash: the same for all workers of
-    /// a node, so that a flow keeps its outer source port wherever it is handled.
+    /// `counters`, which must be its alone.
     #[must_use]
-    pub fn new(topology: Arc<Topology>, fdb: Reader, counters: Arc<Counters>, seed: u64) -> Self {
+    pub fn new(topology: Arc<Topology>, fdb: Reader, counters: Arc<Counters>) -> Self {
         let events = Vec::with_capacity(EVENTS);
-        Self { topology, fdb, counters, events, pace: Pace::default(), seed, tunnel: None }
+        Self { topology, fdb, counters, events, pace: Pace::default(), tunnel: None }
     }
 
     /// Forwards by `topology` from the next frame on.
@@ -123,10 +121,10 @@ impl Engine {
     /// Forwards a frame that was read from `port`.
     #[inline]
     pub fn from_port(&mut self, now: Tick, port: PortId, frame: &Frame<'_>, sink: &mut impl Sink) {
-        let Self { topology, fdb, seed, .. } = self;
+        let Self { topology, fdb, .. } = self;
         let weight = FastPath::from_port(topology, fdb, port, now).and_then(|mut path| {
             let candidate = path.candidate(frame)?;
-            path.forward(candidate, frame, *seed, sink)
+            path.forward(candidate, frame, sink)
         });
         match weight {
             Some(weight) => self.counters.port(port).rx.forwarded(weight),
@@ -164,13 +162,13 @@ impl Engine {
         frames: &[Frame<'_>],
         sink: &mut impl Sink,
     ) -> usize {
-        let Self { topology, fdb, seed, counters, .. } = self;
+        let Self { topology, fdb, counters, .. } = self;
         let Some(mut path) = FastPath::from_port(topology, fdb, port, now) else { return 0 };
         let candidates: [_; BURST] = std::array::from_fn(|at| path.candidate(frames.get(at)?));
         let mut sum = Weight::default();
         let mut usual = 0;
         for (frame, candidate) in frames.iter().zip(&candidates) {
-            let weight = candidate.and_then(|it| path.forward(it, frame, *seed, sink));
+            let weight = candidate.and_then(|it| path.forward(it, frame, sink));
             let Some(weight) = weight else { break };
             sum += weight;
             usual += 1;
@@ -200,11 +198,11 @@ impl Engine {
         frame: &Frame<'_>,
         sink: &mut impl Sink,
     ) {
-        let Self { topology, fdb, tunnel, seed, .. } = self;
+        let Self { topology, fdb, tunnel, .. } = self;
         let weight = tunnel.as_ref().and_then(|tunnel| {
             let mut path = FastPath::from_tunnel(topology, fdb, tunnel, outer, now)?;
             let candidate = path.candidate(frame)?;
-            let weight = path.forward(candidate, frame, *seed, sink)?;
+            let weight = path.forward(candidate, frame, sink)?;
             Some((tunnel.vtep, weight))
         });
         let Some((vtep, weight)) = weight else {
@@ -242,8 +240,8 @@ impl Engine {
     /// rest changes, so that no reference count that other workers share is touched.
     #[inline]
     fn walk(&mut self, now: Tick) -> (&Counters, Walk<'_>) {
-        let Self { topology, fdb, counters, events, pace, seed, tunnel } = self;
-        (counters, Walk { topology, fdb, counters, events, pace, seed: *seed, tunnel, now })
+        let Self { topology, fdb, counters, events, pace, tunnel } = self;
+        (counters, Walk { topology, fdb, counters, events, pace, tunnel, now })
     }
 }
 
@@ -271,7 +269,6 @@ struct Walk<'e> {
     counters: &'e Counters,
     events: &'e mut Vec<Event>,
     pace: &'e mut Pace,
-    seed: u64,
     tunnel: &'e mut Option<Tunnel>,
     now: Tick,
 }
@@ -352,8 +349,8 @@ impl<'e> Walk<'e> {
     /// The router of a cluster segment.
     #[inline(always)]
     fn router(&self, segment: &'e Segment, cluster: &'e Cluster) -> Router<'e> {
-        let Self { topology, counters, seed, .. } = *self;
-        Router { topology, segment, cluster, counters, seed }
+        let Self { topology, counters, .. } = *self;
+        Router { topology, segment, cluster, counters }
     }
 
     #[inline]
@@ -402,8 +399,8 @@ impl<'e> Walk<'e> {
         forward: &forward::Forward<'_, R>,
         sink: &mut impl Sink,
     ) -> Done {
-        let Self { topology, counters, seed, .. } = *self;
-        Egress { topology, segment, counters, admitted, frame, seed }.carry_out(forward, sink);
+        let Self { topology, counters, .. } = *self;
+        Egress { topology, segment, counters, admitted, frame }.carry_out(forward, sink);
         Done::Forwarded
     }
 

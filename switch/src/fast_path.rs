@@ -98,7 +98,6 @@ impl<'e> FastPath<'e> {
         &mut self,
         candidate: Candidate<'e>,
         frame: &Frame<'_>,
-        seed: u64,
         sink: &mut impl Sink,
     ) -> Option<Weight> {
         let Candidate { plain, to } = candidate;
@@ -108,7 +107,7 @@ impl<'e> FastPath<'e> {
         match (self.from, self.view.find(to)?) {
             (_, Dest::Port(to)) if self.from == Dest::Port(to) => return None,
             (_, Dest::Port(to)) => self.to_port(to, frame, sink)?,
-            (Dest::Port(_), Dest::Vtep(to)) => self.to_vtep(to, plain, frame, seed, sink)?,
+            (Dest::Port(_), Dest::Vtep(to)) => self.to_vtep(to, plain, frame, sink)?,
             (Dest::Vtep(_), Dest::Vtep(_)) => return None,
         }
         Some(Weight::of(frame))
@@ -131,12 +130,11 @@ impl<'e> FastPath<'e> {
         to: VtepId,
         plain: Plain,
         frame: &Frame<'_>,
-        seed: u64,
         sink: &mut impl Sink,
     ) -> Option<()> {
         let to = self.topology.vtep(to).filter(|to| fits(frame, HEADER_LEN, to.mtu()))?;
         let vni = self.topology.segment(self.segment)?.spec.vni;
-        let (flow, tos) = flow_and_tos(frame.head, plain.ethertype, HEADER_LEN, seed);
+        let (flow, tos) = flow_and_tos(frame.head, plain.ethertype, HEADER_LEN);
         let vteps = core::slice::from_ref(&to.id);
         sink.to_vteps(Remote { vteps, vni, flow, tos }, frame);
         Some(())

@@ -23,7 +23,6 @@ pub(crate) struct Router<'e> {
     pub(crate) segment: &'e Segment,
     pub(crate) cluster: &'e Cluster,
     pub(crate) counters: &'e Counters,
-    pub(crate) seed: u64,
 }
 
 impl<'e> Router<'e> {
@@ -90,12 +89,11 @@ impl<'e> Router<'e> {
         frame: &Frame<'_>,
         sink: &mut impl Sink,
     ) -> Done {
-        let Self { topology, segment, counters, seed, .. } = *self;
+        let Self { topology, segment, counters, .. } = *self;
         match passage {
             Passage::Routed(hop) => self.route(&hop, admitted, &packet.inet, frame, sink),
             Passage::Link(forward) => {
-                Egress { topology, segment, counters, admitted, frame, seed }
-                    .carry_out(&forward, sink);
+                Egress { topology, segment, counters, admitted, frame }.carry_out(&forward, sink);
             }
         }
         Done::Forwarded
@@ -126,8 +124,7 @@ impl<'e> Router<'e> {
         match &hop.to {
             Next::Port { port, mtu } => sink.to_port(*port, *mtu, &routed),
             Next::Remote(remote) => {
-                let flow =
-                    FlowHash::with(frame.head, admitted.ethernet.l3_type, Some(inet), self.seed);
+                let flow = FlowHash::with(frame.head, Some(inet));
                 let (vteps, vni, tos) = (remote.vteps(), self.segment.spec.vni, inet.tos);
                 sink.to_vteps(Remote { vteps, vni, flow, tos }, &routed);
             }

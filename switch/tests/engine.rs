@@ -34,7 +34,7 @@ fn node(spec: &TopologySpec) -> Node {
         fdb.configure_segment(segment.id, SegmentLimits::default());
     }
     let counters = Arc::new(Counters::default());
-    let engine = Engine::new(Arc::new(topology), fdb.reader(), counters, 1);
+    let engine = Engine::new(Arc::new(topology), fdb.reader(), counters);
     Node { engine, fdb }
 }
 
@@ -237,7 +237,7 @@ fn workers_share_what_they_learn() {
     let (a, b) = (first.port("a"), first.port("b"));
     let counters = Arc::new(Counters::default());
     let topology = Arc::clone(first.engine.topology());
-    let engine = Engine::new(topology, first.fdb.reader(), Arc::clone(&counters), 1);
+    let engine = Engine::new(topology, first.fdb.reader(), Arc::clone(&counters));
     let mut second = Node { engine, fdb: Arc::clone(&first.fdb) };
     first.send(0, a, 1, 9);
     let sent = second.send(0, b, 2, 1);

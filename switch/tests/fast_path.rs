@@ -45,7 +45,7 @@ impl Node {
         let blue = topology.segment_named("blue").unwrap().id;
         fdb.configure_segment(blue, SegmentLimits::default());
         let counters = Arc::new(Counters::default());
-        let engine = Engine::new(Arc::new(topology), fdb.reader(), counters, 1);
+        let engine = Engine::new(Arc::new(topology), fdb.reader(), counters);
         let mut node = Self { engine, spec };
         for _ in 0..3 {
             node.send("b", &datagram(B, A, NOT_ECT));

@@ -57,23 +57,65 @@ fn each_bucket_has_a_source_port_in_its_own_part_of_the_range() {
 }
 
 #[test]
-fn workers_share_what_arrives_by_source_port() {
-    let workers = NonZeroUsize::new(2).unwrap();
-    let sockets = open(UnderlayConfig { workers, ..UnderlayConfig::new(local(12), PORT) });
-    let mut sender = Sender::new(&sockets);
-    for round in 0..4 {
-        for bucket in 0..BUCKETS {
-            sender.push_plain(&[to(sockets.local())], bucket, &frame(60 + round, bucket as u8));
+fn a_worker_takes_what_has_its_bucket_in_as_many_lanes_as_there_are() {
+    for (address, port) in [(local(12), PORT), (IpAddr::V6(Ipv6Addr::LOCALHOST), 14_012)] {
+        for workers in [1, 2, 3, 8, BUCKETS] {
+            let count = NonZeroUsize::new(workers).unwrap();
+            let config = UnderlayConfig { workers: count, ..UnderlayConfig::new(address, port) };
+            let sockets = open(config);
+            let mut sender = Sender::new(&sockets);
+            for round in 0..4 {
+                for bucket in 0..BUCKETS {
+                    let frame = frame(60 + round, bucket as u8);
+                    sender.push_plain(&[to(sockets.local())], bucket, &frame);
+                }
+                sender.flush();
+            }
+            for worker in 0..workers {
+                let lanes = sockets.receive(worker).iter().map(|lane| {
+                    let taken: Vec<u8> =
+                        receive_from(lane).iter().map(|message| message.0[8 + 14]).collect();
+                    taken
+                });
+                let lanes: Vec<_> = lanes.filter(|taken| !taken.is_empty()).collect();
+                let own = (0..BUCKETS as u8).filter(|it| usize::from(*it) % workers == worker);
+                let mut all = lanes.concat();
+                all.sort_unstable();
+                assert_eq!(all, own.clone().flat_map(|it| [it; 4]).collect::<Vec<_>>(), "{worker}");
+                assert_eq!(lanes.len(), own.count().min(LANES), "{worker} of {workers}: {lanes:?}");
+                let is_spread =
+                    |it: u8| lanes.iter().filter(|taken| taken.contains(&it)).count() > 1;
+                assert!(!all.into_iter().any(is_spread), "a bucket has two lanes: {lanes:?}");
+            }
+            assert!(sockets.receive(workers).is_empty());
         }
-        sender.flush();
     }
-    let [one, two] = [0, 1].map(|worker| receive_all(&sockets, worker));
-    assert_eq!(one.len() + two.len(), 4 * BUCKETS);
-    let buckets = |messages: &[Message]| {
-        messages.iter().map(|message| message.0[8 + 14]).collect::<std::collections::BTreeSet<_>>()
-    };
-    assert!(buckets(&one).is_disjoint(&buckets(&two)), "a source port stays with its worker");
-    assert!(sockets.receive(2).is_empty());
+}
+
+#[test]
+fn workers_share_what_others_send_and_more_workers_than_buckets_too() {
+    const SENDERS: usize = 240;
+    for workers in [2, BUCKETS + 1] {
+        let count = NonZeroUsize::new(workers).unwrap();
+        let sockets =
+            open(UnderlayConfig { workers: count, ..UnderlayConfig::new(local(21), PORT) });
+        let senders: Vec<UdpSocket> =
+            (0..SENDERS).map(|_| UdpSocket::bind((local(121), 0)).unwrap()).collect();
+        for round in 0..2 {
+            for (index, sender) in (0..).zip(&senders) {
+                sender.send_to(&[round, index, 3], sockets.local()).unwrap();
+            }
+        }
+        let taken: Vec<Vec<u8>> = (0..workers)
+            .map(|worker| receive_all(&sockets, worker).iter().map(|it| it.0[1]).collect())
+            .collect();
+        assert_eq!(taken.iter().map(Vec::len).sum::<usize>(), 2 * SENDERS, "{workers}");
+        for taken in taken {
+            let of = |it: &u8| taken.iter().filter(|other| *other == it).count();
+            assert!(taken.iter().all(|it| of(it) == 2), "a sender has two workers");
+            assert!(!taken.is_empty(), "a worker of {workers} has none");
+        }
+    }
 }
 
 #[test]

@@ -49,6 +49,50 @@ pub(crate) fn streams_through_two_workers_stay_in_order() -> Result<()> {
     overlay.assert_sound()
 }
 
+/// Both directions of a conversation come to the same worker, in each node: its state is in one
+/// processor's cache, and one thread looks for what comes next.
+pub(crate) fn a_conversation_has_one_worker_in_each_node() -> Result<()> {
+    const ROUNDS: u64 = 200;
+    const CONVERSATIONS: usize = 24;
+    let plan = Plan { underlay_extra: "workers = 2".to_owned(), ..Plan::default() };
+    let mut overlay = start(&plan)?;
+    if row(&overlay.daemons[0], "port list", "name", "pod1")?["steering"] != "flow_hash" {
+        ensure!(!lab::cell::is_root_outside(), "root may load a program");
+        eprintln!("\n*** SKIPPED: the kernel lets nobody but root load a program ***");
+        return Ok(());
+    }
+    let (a, b) = (&overlay.pods[0][0], &overlay.pods[1][0]);
+    let mut chosen = [0_usize; 2];
+    for host in b.hosts().into_iter().flat_map(|host| [host; CONVERSATIONS / 2]) {
+        let (mut near, mut far) = tcp::connect(&a.space, &b.space, host)?;
+        let before = [units(&overlay, 0)?, units(&overlay, 1)?];
+        let mut byte = [0];
+        for _ in 0..ROUNDS {
+            near.write_all(&byte)?;
+            far.read_exact(&mut byte)?;
+            far.write_all(&byte)?;
+            near.read_exact(&mut byte)?;
+        }
+        for (node, before) in before.into_iter().enumerate() {
+            let after = units(&overlay, node)?;
+            let [one, two] = [after[0] - before[0], after[1] - before[1]];
+            // Beside the conversation there may be something that nodes or kernels ask each other.
+            ensure!(one.min(two) < ROUNDS / 4, "node {node} to {host}: {one} and {two} units");
+            ensure!(one.max(two) + 10 > 2 * ROUNDS, "node {node} to {host}: {one} and {two} units");
+            chosen[usize::from(two > one)] += 1;
+        }
+    }
+    ensure!(chosen.iter().all(|count| *count > 0), "the same worker had all: {chosen:?}");
+    overlay.assert_sound()
+}
+
+/// What each of a node's two workers has taken in.
+fn units(overlay: &Overlay, node: usize) -> Result<[u64; 2]> {
+    let status = overlay.daemons[node].json("status")?;
+    let of = |worker: usize| status["workers"][worker]["units"].as_u64().context("units");
+    Ok([of(0)?, of(1)?])
+}
+
 fn all_at_once(pairs: &[(TcpStream, TcpStream)]) -> Result<()> {
     thread::scope(|scope| {
         let tasks: Vec<_> = pairs

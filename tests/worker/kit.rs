@@ -118,7 +118,6 @@ impl Node {
             clock,
             newsroom: Newsroom::new(news.0, Arc::new(Notify::new())),
             closing: closing.0,
-            seed: 7,
             spin: Duration::from_micros(50),
         };
         let workers =

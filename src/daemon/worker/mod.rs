@@ -153,8 +153,6 @@ pub struct Shared {
     pub newsroom: Newsroom,
     /// Where queues go to be closed, which takes the kernel milliseconds.
     pub closing: Sender<PortQueue>,
-    /// Feeds the flow hash.
-    pub seed: u64,
     /// For how long a worker looks for more before it sleeps, while traffic is lively.
     pub spin: Duration,
 }
@@ -171,12 +169,8 @@ impl Handle {
         let waker = Waker::new()?;
         let readiness = Readiness::new()?;
         readiness.add(&waker, turn::WAKER, Interest::Read)?;
-        let engine = Engine::new(
-            Arc::clone(&shared.topology),
-            shared.fdb.reader(),
-            Arc::clone(&counters),
-            shared.seed,
-        );
+        let engine =
+            Engine::new(Arc::clone(&shared.topology), shared.fdb.reader(), Arc::clone(&counters));
         let worker = Worker {
             id,
             engine,

@@ -61,6 +61,31 @@ pub fn set_option(fd: BorrowedFd<'_>, option: SocketOption, value: i32) -> io::R
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has `program` choose among the sockets of the group of `fd`, by their order in it
+/// (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)): its result is the index. For an index that there is not, the
+/// kernel chooses.
+///
+/// # Errors
+/// What the kernel says: `EINVAL` for a program that it does not accept, or without a group.
+pub fn choose_by(fd: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the pointer and the length are those of `program`, which points to as many instructions as
+    // it says; all of it lives until the call returns, by which the kernel has copied it.
+    let code = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Reads `option` of `fd` (`getsockopt(2)`).
 ///
 /// # Errors

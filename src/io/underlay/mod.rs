@@ -1,6 +1,7 @@
 //! The underlay: VXLAN's UDP sockets, what goes into them and what comes out.
 
 pub mod errqueue;
+mod lanes;
 pub mod lock;
 pub mod offloads;
 mod runs;

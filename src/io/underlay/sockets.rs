@@ -17,6 +17,7 @@ use nix::sys::socket::sockopt::{
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockFilter, Socket, Type};
 
+use super::lanes;
 use super::lock::{LockError, UnderlayLock};
 use super::offloads::{Offloads, Wish};
 use crate::io::addr::{Interface, interface_of};
@@ -25,8 +26,8 @@ use crate::io::sys::{self, SocketOption};
 /// How many send sockets, and so source ports, there are.
 pub const BUCKETS: usize = 16;
 
-/// How many receive sockets a worker has. The kernel shares senders' ports, and so flows, out among them
-/// (`SO_REUSEPORT`), and each has a buffer of its own, which are served in turn: a flow that comes
+/// How many receive sockets a worker has. Senders' ports, and so flows, are shared out among them
+/// (`SO_REUSEPORT`; `lanes.rs`), and each has a buffer of its own, which are served in turn: a flow that comes
 /// faster than the worker forwards fills its own, and others' frames neither wait behind it nor are
 /// lost with it, unless they share its lane.
 pub const LANES: usize = 8;
@@ -35,8 +36,9 @@ pub const LANES: usize = 8;
 pub const SOURCE_PORT_FIRST: u16 = 49_152;
 
 /// How many ports each bucket has to choose from.
-const PORTS_PER_BUCKET: u16 = 1024;
+pub(super) const PORTS_PER_BUCKET: u16 = 1024;
 
+const _: () = assert!((SOURCE_PORT_FIRST / PORTS_PER_BUCKET) as usize % BUCKETS == 0);
 const _: () = assert!(SOURCE_PORT_FIRST as usize + BUCKETS * PORTS_PER_BUCKET as usize == 1 << 16);
 
 /// At 212,992 bytes a single TCP stream loses segments by the thousand; here none was seen.
@@ -369,6 +371,10 @@ fn open_receive_group(config: &UnderlayConfig) -> Result<(Vec<ReceiveSocket>, bo
             local = bound.as_socket().unwrap_or(local);
         }
         group.push(ReceiveSocket { socket, local });
+    }
+    if let Some(first) = group.first() {
+        lanes::share_out(first.as_fd(), config.address, config.workers.get())
+            .map_err(at("SO_ATTACH_REUSEPORT_CBPF"))?;
     }
     Ok((group, all_gro))
 }

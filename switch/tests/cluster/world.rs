@@ -409,14 +409,13 @@ pub(crate) struct World {
 }
 
 /// What feeds the flow hash.
-const SEED: u64 = 3;
 
 impl World {
     pub(crate) fn new(spec: &TopologySpec) -> Self {
         let topology = Topology::empty(spec.local, spec.overlay_mtu).succeed(spec).unwrap();
         let fdb = Arc::new(Fdb::new(Settings { seed: Some(7), ..Settings::default() }));
         let counters = Arc::new(Counters::default());
-        let engine = Engine::new(Arc::new(topology), fdb.reader(), counters, SEED);
+        let engine = Engine::new(Arc::new(topology), fdb.reader(), counters);
         Self { engine, fdb, wrapping: Wrapping::default() }
     }
 
@@ -466,7 +465,7 @@ impl World {
         Sent::ToVteps {
             vteps: vteps.iter().map(|n| topology.vtep_at(self.vtep(*n)).unwrap().id).collect(),
             vni: Vni::new(VNI).unwrap(),
-            flow: FlowHash::of(&unit.bytes(), SEED),
+            flow: FlowHash::of(&unit.bytes()),
             tos,
             bytes,
             offload: Offload::default(),

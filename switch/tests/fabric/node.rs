@@ -25,7 +25,7 @@ impl Node {
         let fdb = Arc::new(Fdb::new(Settings { seed: Some(5), ..Settings::default() }));
         let topology = Arc::new(Topology::empty(spec.local, spec.overlay_mtu));
         let counters = Arc::new(Counters::default());
-        let engine = Engine::new(Arc::clone(&topology), fdb.reader(), Arc::clone(&counters), 11);
+        let engine = Engine::new(Arc::clone(&topology), fdb.reader(), Arc::clone(&counters));
         let out = Drivers { topology, counters, frames: Vec::new(), datagrams: Vec::new() };
         let mut node = Self { engine, fdb, spec, out };
         node.reload(|_| ());

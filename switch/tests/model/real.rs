@@ -53,7 +53,7 @@ impl Real {
             fdb.configure_segment(segment.id, limits);
         }
         let counters = Arc::new(Counters::default());
-        let engine = Engine::new(Arc::new(topology), fdb.reader(), counters, 9);
+        let engine = Engine::new(Arc::new(topology), fdb.reader(), counters);
         Self { engine, fdb, now: 0, spec }
     }
 

@@ -42,7 +42,7 @@ impl World {
             fdb.configure_segment(segment.id, SegmentLimits::default());
         }
         let reader: Reader = fdb.reader();
-        let engine = Engine::new(Arc::new(topology), reader, Arc::new(Counters::default()), 1);
+        let engine = Engine::new(Arc::new(topology), reader, Arc::new(Counters::default()));
         Self { engine, fdb, now: Tick(1_000_000) }
     }
 

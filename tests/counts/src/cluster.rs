@@ -128,7 +128,7 @@ fn node() -> Node {
     let fdb = Arc::new(Fdb::new(Settings { seed: Some(1), ..Settings::default() }));
     let named = |n| topology.port_named(&format!("pod{n}")).expect("a port").id;
     let pods = (0..PODS).map(named).collect();
-    let engine = Engine::new(Arc::new(topology), fdb.reader(), Arc::new(Counters::default()), 7);
+    let engine = Engine::new(Arc::new(topology), fdb.reader(), Arc::new(Counters::default()));
     Node { engine, pods }
 }
 

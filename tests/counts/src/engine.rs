@@ -98,7 +98,7 @@ fn node() -> Node {
         fdb.learn(segment, station(n), Dest::Port(ports[1]), NOW);
         fdb.learn(segment, station(FAR + n), Dest::Vtep(vtep), NOW);
     }
-    let engine = Engine::new(Arc::new(topology), fdb.reader(), Arc::new(Counters::default()), 7);
+    let engine = Engine::new(Arc::new(topology), fdb.reader(), Arc::new(Counters::default()));
     Node { engine, ports }
 }
 
