@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::machine;
 use crate::measure::Ends;
-use crate::underlay::{DEVICE, Place};
+use crate::underlay::{CableEnd, DEVICE, Place};
 
 /// How long the first answer may take, with a neighbour to resolve and addresses to learn.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -106,6 +106,8 @@ pub(crate) struct Stage {
     ovs: Vec<OvsPeer>,
     kernels: Vec<KernelPeer>,
     pods: [Pod; 2],
+    /// The cable's ends, between nodes or else between pods.
+    cable: Vec<CableEnd>,
     world: World,
 }
 
@@ -120,7 +122,7 @@ impl Stage {
         let second = if place == Place::OneNode { (1, 2) } else { (2, 1) };
         let pods = [pod(&world, 1, 1)?, pod(&world, second.0, second.1)?];
         let (daemons, ovs, kernels) = (Vec::new(), Vec::new(), Vec::new());
-        let mut stage = Self { daemons, ovs, kernels, pods, world };
+        let mut stage = Self { daemons, ovs, kernels, pods, cable: Vec::new(), world };
         match one.switches(other.map(PathBuf::as_path)) {
             None => stage.cable(place)?,
             Some(switches) => stage.nodes(place, switches)?,
@@ -133,7 +135,12 @@ impl Stage {
     /// The pods between which traffic goes.
     pub(crate) fn ends(&self) -> Ends<'_> {
         let [client, server] = &self.pods;
-        Ends { client: &client.space, server: &server.space, address: server.v4.addr() }
+        Ends {
+            client: &client.space,
+            server: &server.space,
+            address: server.v4.addr(),
+            cable: &self.cable,
+        }
     }
 
     /// Has the pods' TCP use this congestion control from the next connection on.
@@ -149,9 +156,9 @@ impl Stage {
     }
 
     /// Nothing but a veth pair.
-    fn cable(&self, place: Place) -> Result<()> {
+    fn cable(&mut self, place: Place) -> Result<()> {
         let [a, b] = &self.pods;
-        place.join(&self.world, [&a.space, &b.space], "eth0")?;
+        self.cable = place.join(&self.world, [&a.space, &b.space], "eth0")?;
         self.pods.iter().try_for_each(|pod| pod.space.address("eth0", pod.v4))
     }
 
@@ -162,7 +169,7 @@ impl Stage {
             Ok(Node { space, v4: [192, 0, 2, number].into(), v6 })
         };
         let (a, b) = (node(1)?, node(2)?);
-        place.join(&self.world, [&a.space, &b.space], DEVICE)?;
+        self.cable = place.join(&self.world, [&a.space, &b.space], DEVICE)?;
         for node in [&a, &b] {
             node.space.address(DEVICE, IpNet::new(node.v4.into(), 24)?)?;
         }

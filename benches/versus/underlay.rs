@@ -1,6 +1,6 @@
 //! Where the two pods are, and what the cable between their nodes can do.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use lab::overlay::UNDERLAY;
 use lab::world::{Space, World};
 
@@ -45,10 +45,16 @@ impl Place {
     /// # Errors
     ///
     /// If the kernel or ethtool refuses.
-    pub(crate) fn join(self, world: &World, ends: [&Space; 2], device: &str) -> Result<()> {
+    pub(crate) fn join(
+        self,
+        world: &World,
+        ends: [&Space; 2],
+        device: &'static str,
+    ) -> Result<Vec<CableEnd>> {
         let [a, b] = ends;
         world.veth((a, device), (b, device), 1500)?;
-        ends.into_iter().try_for_each(|end| self.shape(end, device))
+        ends.into_iter().try_for_each(|end| self.shape(end, device))?;
+        Ok(ends.map(|space| CableEnd { space: space.clone(), device }).into())
     }
 
     fn shape(self, space: &Space, device: &str) -> Result<()> {
@@ -59,6 +65,30 @@ impl Place {
             Self::Nic => space.offloads(device, &format!("tx-checksum-ip-generic on {cut}")),
             Self::Honest => space.offloads(device, &format!("tx-checksum-ip-generic off {cut}")),
         }
+    }
+}
+
+/// A device that is one end of a cable.
+#[derive(Debug)]
+pub(crate) struct CableEnd {
+    space: Space,
+    device: &'static str,
+}
+
+impl CableEnd {
+    /// Packets that it did not take, or that the other end had no room for (`/proc/net/dev`): a veth
+    /// holds 256 that are not taken yet, and without a queueing discipline nobody waits.
+    ///
+    /// # Errors
+    ///
+    /// If the device is not there.
+    pub(crate) fn lost(&self) -> Result<u64> {
+        let all = self.space.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
+        let line = all.lines().find_map(|line| line.trim().strip_prefix(self.device));
+        let counters = line.and_then(|line| line.strip_prefix(':')).context("no such device")?;
+        // Eight counters of what is received, then bytes, packets, errors and drops of what is sent.
+        let dropped = counters.split_whitespace().nth(11).context("too few counters")?;
+        Ok(dropped.parse()?)
     }
 }
 

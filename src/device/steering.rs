@@ -67,10 +67,10 @@ impl Classes {
 const _: () = assert!(BUCKETS.is_power_of_two());
 
 fn program(classes: Classes) -> io::Result<BorrowedFd<'static>> {
-    static BUCKETS: Loaded = OnceLock::new();
+    static BY_BUCKET: Loaded = OnceLock::new();
     static MANY: Loaded = OnceLock::new();
     let program = match classes {
-        Classes::Buckets => &BUCKETS,
+        Classes::Buckets => &BY_BUCKET,
         Classes::Many => &MANY,
     };
     let loaded = program.get_or_init(|| {

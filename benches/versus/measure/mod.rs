@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use lab::world::Space;
 
+use crate::underlay::CableEnd;
+
 /// The two pods.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends<'a> {
@@ -19,6 +21,8 @@ pub(crate) struct Ends<'a> {
     pub(crate) server: &'a Space,
     /// The server's.
     pub(crate) address: IpAddr,
+    /// What everything goes through that is not between pods of one node.
+    pub(crate) cable: &'a [CableEnd],
 }
 
 /// Which way is good, if any.

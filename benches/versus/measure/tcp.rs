@@ -10,6 +10,7 @@ use lab::traffic::tcp::connect;
 
 use crate::machine::CpuClock;
 use crate::measure::{Ends, Figure, Start, join};
+use crate::underlay::CableEnd;
 
 /// Of each write and each read.
 const BLOCK: usize = 256 * 1024;
@@ -123,7 +124,7 @@ pub(crate) fn run(
     let streams: Vec<Stream> =
         (0..up + down).map(|n| Stream::open(ends, n < up)).collect::<Result<_>>()?;
     let start = Start::new(streams.len() * Stream::THREADS + 1, length);
-    let before = retransmits(ends)?;
+    let before = (retransmits(ends)?, lost(ends)?);
     let (bytes, cpu) = thread::scope(|scope| -> Result<_> {
         let flows: Vec<_> = streams.iter().map(|stream| stream.go(scope, &start)).collect();
         let clock = CpuClock::start()?;
@@ -132,12 +133,18 @@ pub(crate) fn run(
         Ok((bytes, clock.seconds()?))
     })?;
     ensure!(bytes > 0, "no byte arrived in {length:?}");
-    let again = retransmits(ends)? - before;
+    let (again, lost) = (retransmits(ends)? - before.0, lost(ends)? - before.1);
     Ok(vec![
         Figure::higher("rate", "Gb/s", bytes as f64 * 8.0 / length.as_secs_f64() / 1e9),
         Figure::lower("cpu", "CPU s/GB", cpu / (bytes as f64 / 1e9)),
         Figure::count("retransmits", "segments", again as f64),
+        Figure::count("cable_drops", "packets", lost as f64),
     ])
+}
+
+/// What the cable has lost so far, both ways.
+fn lost(ends: Ends<'_>) -> Result<u64> {
+    ends.cable.iter().map(CableEnd::lost).sum()
 }
 
 /// What both pods have sent twice so far.

@@ -38,7 +38,7 @@ pub const SOURCE_PORT_FIRST: u16 = 49_152;
 /// How many ports each bucket has to choose from.
 pub(super) const PORTS_PER_BUCKET: u16 = 1024;
 
-const _: () = assert!((SOURCE_PORT_FIRST / PORTS_PER_BUCKET) as usize % BUCKETS == 0);
+const _: () = assert!(((SOURCE_PORT_FIRST / PORTS_PER_BUCKET) as usize).is_multiple_of(BUCKETS));
 const _: () = assert!(SOURCE_PORT_FIRST as usize + BUCKETS * PORTS_PER_BUCKET as usize == 1 << 16);
 
 /// At 212,992 bytes a single TCP stream loses segments by the thousand; here none was seen.

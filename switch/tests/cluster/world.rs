@@ -408,8 +408,6 @@ pub(crate) struct World {
     pub(crate) wrapping: Wrapping,
 }
 
-/// What feeds the flow hash.
-
 impl World {
     pub(crate) fn new(spec: &TopologySpec) -> Self {
         let topology = Topology::empty(spec.local, spec.overlay_mtu).succeed(spec).unwrap();
