@@ -189,6 +189,24 @@ pub(super) fn workers(configured: u16) -> u16 {
     if configured != 0 {
         return configured;
     }
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    workers_on(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
+}
+
+/// How many workers so many processors have.
+fn workers_on(processors: usize) -> u16 {
     u16::try_from(processors).unwrap_or(u16::MAX).clamp(1, 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_processor_has_a_worker_up_to_eight_unless_a_number_is_given() {
+        for (processors, count) in [(1, 1), (2, 2), (3, 3), (8, 8), (9, 8), (1 << 20, 8)] {
+            assert_eq!(workers_on(processors), count, "{processors} processors");
+        }
+        assert_eq!([workers(1), workers(256)], [1, 256]);
+        assert!((1..=8).contains(&workers(0)));
+    }
 }

@@ -120,7 +120,7 @@ fn workers_share_what_others_send_and_more_workers_than_buckets_too() {
 
 #[test]
 fn a_flow_that_fills_its_lane_costs_the_others_nothing() {
-    // Few enough to fit into one lane, should the hash have put all the others there.
+    // Few enough to fit into one lane with all that share it.
     const OTHERS: u8 = 8;
     let receive_buffer = 64 << 10;
     let sockets = open(UnderlayConfig { receive_buffer, ..UnderlayConfig::new(local(20), PORT) });

@@ -23,11 +23,7 @@ const SILENCES: usize = 2;
 pub(crate) fn streams_through_two_workers_stay_in_order() -> Result<()> {
     let plan = Plan { underlay_extra: "workers = 2".to_owned(), ..Plan::default() };
     let mut overlay = start(&plan)?;
-    let port = row(&overlay.daemons[0], "port list", "name", "pod1")?;
-    ensure!(port["queues"] == 2, "{port}");
-    if port["steering"] != "flow_hash" {
-        ensure!(!lab::cell::is_root_outside(), "root may load a program, but: {port}");
-        eprintln!("\n*** SKIPPED: the kernel lets nobody but root load a program ***");
+    if !is_steered(&overlay)? {
         return Ok(());
     }
     let (a, b) = (&overlay.pods[0][0], &overlay.pods[1][0]);
@@ -56,9 +52,7 @@ pub(crate) fn a_conversation_has_one_worker_in_each_node() -> Result<()> {
     const CONVERSATIONS: usize = 24;
     let plan = Plan { underlay_extra: "workers = 2".to_owned(), ..Plan::default() };
     let mut overlay = start(&plan)?;
-    if row(&overlay.daemons[0], "port list", "name", "pod1")?["steering"] != "flow_hash" {
-        ensure!(!lab::cell::is_root_outside(), "root may load a program");
-        eprintln!("\n*** SKIPPED: the kernel lets nobody but root load a program ***");
+    if !is_steered(&overlay)? {
         return Ok(());
     }
     let (a, b) = (&overlay.pods[0][0], &overlay.pods[1][0]);
@@ -84,6 +78,18 @@ pub(crate) fn a_conversation_has_one_worker_in_each_node() -> Result<()> {
     }
     ensure!(chosen.iter().all(|count| *count > 0), "the same worker had all: {chosen:?}");
     overlay.assert_sound()
+}
+
+/// Whether the flow alone chooses among a port's two queues. Says so loudly where it cannot.
+fn is_steered(overlay: &Overlay) -> Result<bool> {
+    let port = row(&overlay.daemons[0], "port list", "name", "pod1")?;
+    ensure!(port["queues"] == 2, "{port}");
+    let steered = port["steering"] == "flow_hash";
+    if !steered {
+        ensure!(!lab::cell::is_root_outside(), "root may load a program, but: {port}");
+        eprintln!("\n*** SKIPPED: the kernel lets nobody but root load a program ***");
+    }
+    Ok(steered)
 }
 
 /// What each of a node's two workers has taken in.

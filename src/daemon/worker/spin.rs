@@ -28,8 +28,9 @@ const WORTH: u64 = 8;
 /// the patience.
 const LONG: u64 = 4;
 /// And where it is asked whether a try is worth it, in windows, but no more than [`REACH`]; also for how
-/// long a try looks after a frame, and the most that the patience comes to. A processor that was halted may have been given to another machine meanwhile: some hundred
-/// microseconds, four times in a round trip.
+/// long a try looks after a frame, and the most that the patience comes to. A processor that was
+/// halted may have been given to another machine meanwhile: some hundred microseconds, four times in a
+/// round trip.
 const LONGEST: u64 = 16;
 /// Nanoseconds that a worker looks after a frame at most, unless the window itself is longer.
 const REACH: u64 = 1_000_000;

@@ -27,9 +27,9 @@ use crate::io::sys::{self, SocketOption};
 pub const BUCKETS: usize = 16;
 
 /// How many receive sockets a worker has. Senders' ports, and so flows, are shared out among them
-/// (`SO_REUSEPORT`; `lanes.rs`), and each has a buffer of its own, which are served in turn: a flow that comes
-/// faster than the worker forwards fills its own, and others' frames neither wait behind it nor are
-/// lost with it, unless they share its lane.
+/// (`SO_REUSEPORT`; `lanes.rs`), and each has a buffer of its own, which are served in turn: a flow
+/// that comes faster than the worker forwards fills its own, and others' frames neither wait behind it
+/// nor are lost with it, unless they share its lane.
 pub const LANES: usize = 8;
 
 /// Where the source ports begin: the dynamic ports, as RFC 7348 section 5 recommends.
